@@ -1,0 +1,66 @@
+"""What every command line of the workspace shares: one-line errors, logging, progress."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cg_data.errors import UserError
+
+Item = TypeVar("Item")
+
+
+def run_app(app: typer.Typer | Callable[[], None]) -> None:
+    """Run a typer application; a `UserError` becomes one line on standard error and exit code 2."""
+    set_up_logging()
+    try:
+        app()
+    except UserError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader (head, less) has gone; Python must not complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def set_up_logging(level: int = logging.INFO) -> None:
+    """Log the packages' messages to standard error: drawn on a terminal, plain lines elsewhere."""
+    terminal = sys.stderr.isatty()
+    handler: logging.Handler
+    if terminal:
+        handler = RichHandler(console=Console(stderr=True), show_path=False)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("cg_data", "cg_priors", "cg_models", "cg_train", "cg_eval", "cg_export"):
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        logger.handlers = [handler]
+        logger.propagate = False
+
+
+def progress_bar() -> Progress:
+    """Return the workspace's progress bar, on standard error; it draws nothing where that is not a terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Yield `items` under a progress bar."""
+    with progress_bar() as bar:
+        yield from bar.track(items, total=total, description=description)

@@ -1,0 +1,107 @@
+"""Configuration files: one frozen pydantic model per package, YAML, `key=value` overrides, and errors in one line."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import pydantic
+import yaml
+
+from cg_data.atomic import atomic_file
+from cg_data.errors import UserError
+
+
+class Configuration(pydantic.BaseModel):
+    """Base of every configuration: nothing unknown is accepted, nothing is changed after loading."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def load(cls, path: Path | str | None = None, overrides: Sequence[str] = ()) -> Self:
+        """Read a YAML file (or start from defaults) and apply `a.b=value` overrides.
+
+        Raises `UserError`, one line, for an unreadable file, an unknown key (with the nearest known one) or a bad value.
+        """
+        values: Any = {}
+        if path is not None:
+            values = read_yaml(path)
+        for override in overrides:
+            _apply_override(values, override)
+        return cls.parse(values, str(path) if path is not None else "configuration")
+
+    @classmethod
+    def parse(cls, values: Any, where: str) -> Self:
+        """Validate plain values; raise a one-line `UserError` naming `where` otherwise."""
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: expected a mapping of options, received {type(values).__name__}")
+        try:
+            return cls.model_validate(values)
+        except pydantic.ValidationError as error:
+            raise UserError(f"{where}: {_explain(cls, error)}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that `parse` reads back."""
+        return self.model_dump(mode="json")
+
+    def save(self, path: Path | str) -> None:
+        """Write the resolved configuration as YAML, atomically."""
+        with atomic_file(path) as aside:
+            aside.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+
+def read_yaml(path: Path | str) -> Any:
+    """Return the plain values of a YAML file; `{}` for an empty one; `UserError` where it cannot be read."""
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file: give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error.__class__.__name__}): give the path of a YAML file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    return {} if values is None else values
+
+
+def _apply_override(values: Any, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"override {override!r}: expected key=value, for example temperature_kelvin=320")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UserError(f"override {override!r}: {parent!r} holds a value, not a group of options")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"override {override!r}: the value is not valid YAML") from None
+
+
+def _explain(model: type[pydantic.BaseModel], error: pydantic.ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    location = [part for part in problem["loc"]]
+    key = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return f"unknown key {key!r}; {hint}"
+    received = "" if problem["type"] == "missing" else f", received {problem['input']!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}{received}" if key else f"{message}"
+
+
+def _known_keys(model: type[pydantic.BaseModel], path: Sequence[int | str]) -> list[str]:
+    models = [model]
+    for part in path:
+        inner = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        if inner:
+            models = [found for annotation in inner for found in _models_in(annotation)]
+    return sorted({name for m in models for name in m.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[pydantic.BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _models_in(argument)]
