@@ -1,0 +1,31 @@
+import pytest
+import typer
+
+from cg_data.command_line import run_app, track
+from cg_data.errors import UserError
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(capsys, monkeypatch):
+    app = typer.Typer()
+
+    @app.command()
+    def fail() -> None:
+        raise UserError("file.h5: expected an HDF5 file,\n received text: give another")
+
+    monkeypatch.setattr("sys.argv", ["prog"])
+    with pytest.raises(SystemExit) as stop:
+        run_app(app)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: file.h5: expected an HDF5 file, received text: give another\n"
+
+
+def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch):
+    def fail() -> None:
+        raise ValueError("bug")
+
+    with pytest.raises(ValueError, match="bug"):
+        run_app(fail)
+
+
+def test_tracked_items_come_through_unchanged():
+    assert list(track(range(5), "count")) == [0, 1, 2, 3, 4]

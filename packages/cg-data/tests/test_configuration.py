@@ -1,0 +1,68 @@
+import pytest
+import yaml
+
+from cg_data.configuration import Configuration
+from cg_data.errors import UserError
+
+
+class Inner(Configuration):
+    temperature_kelvin: float = 348.0
+
+
+class Outer(Configuration):
+    seed: int = 0
+    inner: Inner = Inner()
+    other: Inner | None = None
+
+
+def test_overrides_reach_nested_options_and_keep_their_types(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 3\ninner: {temperature_kelvin: 320}\n")
+    loaded = Outer.load(path, ["inner.temperature_kelvin=450", "other.temperature_kelvin=1.5"])
+    assert loaded == Outer(seed=3, inner=Inner(temperature_kelvin=450), other=Inner(temperature_kelvin=1.5))
+
+
+def test_the_resolved_configuration_reads_back_equal(tmp_path):
+    written = Outer(seed=7)
+    written.save(tmp_path / "resolved.yaml")
+    assert Outer.load(tmp_path / "resolved.yaml") == written
+    assert yaml.safe_load((tmp_path / "resolved.yaml").read_text())["inner"] == {"temperature_kelvin": 348.0}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sede=1", "unknown key 'sede'; did you mean 'seed'"),
+        ("inner.temperature=1", "unknown key 'inner.temperature'; did you mean 'temperature_kelvin'"),
+        ("other.temprature_kelvin=1", "did you mean 'temperature_kelvin'"),
+        ("zzz=1", "known keys: inner, other, seed"),
+        ("seed=many", "seed: .*integer.*received 'many'"),
+        ("seed", "expected key=value"),
+        ("seed.deep=1", "seed: .*integer"),
+        ("=3", "expected key=value"),
+        ("seed=[", "not valid YAML"),
+    ],
+)
+def test_a_bad_override_is_one_line_that_says_what_to_do(override, message):
+    with pytest.raises(UserError, match=message) as caught:
+        Outer.load(None, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_configuration_files_are_named(tmp_path):
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / "binary.yaml").write_bytes(b"\x89HDF\xff\xfe")
+    for name, message in {
+        "none": "no such file",
+        "list": "expected a mapping",
+        "broken": "not valid YAML",
+        "binary": "cannot be read",
+    }.items():
+        with pytest.raises(UserError, match=rf"{name}\.yaml: .*{message}"):
+            Outer.load(tmp_path / f"{name}.yaml")
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Outer().seed = 1
