@@ -129,7 +129,9 @@ class BeadGraph:
     @property
     def n_beads(self) -> int:
         """Number of beads, padding included."""
-        return int(self.positions.shape[0])
+        # Not int(...): under a shape-polymorphic export this is a symbolic size.
+        n_beads: int = self.positions.shape[0]
+        return n_beads
 
     def check(self, where: str) -> "BeadGraph":
         """Return self if shapes, dtypes and index ranges hold; raise `UserError` naming `where` otherwise."""
