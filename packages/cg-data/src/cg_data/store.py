@@ -209,8 +209,7 @@ def load_frames(folder: Path, record: DomainRecord) -> BeadFrames:
     """Return the memory-mapped, checked frames of a domain's folder."""
     names = [name for name in ARRAYS if name != "source_frame" and (name != "forces" or record.has_forces)]
     arrays = {name: _load_array(folder, name) for name in names}
-    arrays.setdefault("forces", None)
-    frames = BeadFrames(**arrays).check(str(folder))
+    frames = BeadFrames(**{"forces": None, **arrays}).check(str(folder))
     if (frames.n_frames, frames.n_beads) != (record.n_frames, record.n_beads):
         raise UserError(
             f"{folder}: expected {record.n_frames} frames of {record.n_beads} beads, "

@@ -1,0 +1,373 @@
+"""One domain, from all-atom frames to bead frames, in two passes over blocks of frames.
+
+The first pass checks frames, makes bead positions and gathers the products of forces; the second maps the forces. Only bead data
+and one block of atoms are in memory at once, and the forces between the passes where they are small.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from cg_data.atoms import AtomSource, AtomTable, SourceTrajectory, chain_links, unwrap
+from cg_data.checks import REASONS, Geometry, check_units, implausible, unreadable
+from cg_data.config import PrepareConfig, QualityConfig
+from cg_data.constraints import BondStatistics, bond_lengths, find_bonds, rigid_bonds, rigid_groups
+from cg_data.contracts import BeadFrames
+from cg_data.errors import UserError, require
+from cg_data.force_map import (
+    ChosenMap,
+    ForceProducts,
+    Reduction,
+    choose_map,
+    group_forces,
+    local_supports,
+    reduce_atoms,
+)
+from cg_data.mapping import BeadMap, map_beads
+from cg_data.select import choose_frames, wanted
+from cg_data.store import DomainData, ForceMapRecord
+
+logger = logging.getLogger("cg_data")
+
+SAMPLE_TRAJECTORIES = 5
+SAMPLE_FRAMES = 4
+MAX_WARNINGS = 5
+"""Rejected frames named one by one in the log, per domain."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What is known of a domain before its frames are read: beads, chains, bonds, rigid groups."""
+
+    beads: BeadMap
+    anchors: np.ndarray
+    linked: np.ndarray
+    geometry: Geometry
+    rigid: np.ndarray
+    reduction: Reduction | None
+
+
+@dataclass
+class Frames:
+    """Accepted frames of a domain, gathered block by block."""
+
+    positions: list[np.ndarray] = field(default_factory=list)
+    forces: list[np.ndarray] = field(default_factory=list)
+    source_frame: list[np.ndarray] = field(default_factory=list)
+    trajectory: list[np.ndarray] = field(default_factory=list)
+    fold: list[np.ndarray] = field(default_factory=list)
+    rejected: dict[str, int] = field(default_factory=dict)
+    n_read: int = 0
+    kept_forces: list[np.ndarray] | None = None
+
+
+def coarse_grain(source: AtomSource, config: PrepareConfig, advance: Callable[[int], None] = lambda n_frames: None) -> DomainData:
+    """Return a domain's beads.
+
+    advance: called with the number of frames read, for a progress bar. Raises `UserError` for input that cannot be used.
+    """
+    trajectories = [t for t in source.trajectories if wanted(t.temperature_kelvin, t.replica, config.select)]
+    require(bool(trajectories), f"{source.where}: no trajectory at the temperatures and replicas asked for: change select")
+    with_forces = config.force_map.kind != "none"
+    for trajectory in trajectories:
+        require(
+            trajectory.has_forces or not with_forces,
+            f"{trajectory.where}: no forces; expected a data set 'forces' beside coords: get the file with forces, or ask for "
+            "force_map.kind=none to prepare positions alone",
+        )
+    chosen = [choose_frames(source, trajectory, config.select) for trajectory in trajectories]
+    structure = learn_structure(source, trajectories, config)
+    units = _map_units(trajectories, config)
+    products = _new_products(structure, source.atoms, chosen, units, config) if with_forces else []
+    statistics = BondStatistics(structure.geometry.bonds)
+    frames = _first_pass(source, trajectories, chosen, structure, products, units, statistics, config, advance)
+    _check_rejected(source, frames, config.quality)
+    maps: list[ChosenMap] = []
+    if with_forces and structure.reduction is not None:
+        slice_score = _slice_scores(frames, units, len(products))
+        maps = [choose_map(p, structure.reduction, s, config.force_map) for p, s in zip(products, slice_score, strict=True)]
+        _second_pass(source, trajectories, frames, maps, units)
+    notes = [*source.notes, *(note for note in (statistics.disagreements(structure.rigid),) if note)]
+    return _assemble(source, trajectories, structure, frames, maps, products, notes, config)
+
+
+def learn_structure(source: AtomSource, trajectories: list[SourceTrajectory], config: PrepareConfig) -> Structure:
+    """Return beads, unbroken chains, bonds and rigid groups, from the topology and a few frames."""
+    atoms = source.atoms
+    beads = map_beads(atoms, config.mapping, source.where)
+    anchors = _residue_anchors(atoms)
+    sample = _sample(source, trajectories, anchors, config.quality)
+    linked = chain_links(atoms, sample)
+    ca = atoms.find("CA", 6)
+    both = linked & (ca[:-1] >= 0) & (ca[1:] >= 0)
+    neighbours = np.stack([ca[:-1][both], ca[1:][both]], axis=1)
+    check_units(sample, None, Geometry(neighbours, np.zeros((0, 2), np.int64)), trajectories[0].where)
+    bonds = find_bonds(atoms, sample)
+    geometry = Geometry(neighbours, bonds)
+    if config.force_map.kind in ("none", "slice") and not (atoms.atomic_numbers == 1).any():
+        rigid = np.zeros((0, 2), np.int64)
+    else:
+        rigid = rigid_bonds(bonds, atoms.atomic_numbers, config.force_map.constraints, source.where)
+    reduction = None
+    if config.force_map.kind != "none":
+        reduction = reduce_atoms(rigid_groups(rigid, atoms.n_atoms), beads.weights)
+    return Structure(beads, anchors, linked, geometry, rigid, reduction)
+
+
+def _residue_anchors(atoms: AtomTable) -> np.ndarray:
+    """Return [n_residues] one atom per residue: its CA, or its first atom."""
+    anchors = atoms.find("CA", 6)
+    first = np.searchsorted(atoms.residues, np.arange(atoms.n_residues))
+    return np.where(anchors >= 0, anchors, first)
+
+
+def _sample(source: AtomSource, trajectories: list[SourceTrajectory], anchors: np.ndarray, config: QualityConfig) -> np.ndarray:
+    """Return a few readable frames [n, n_atoms, 3] of several trajectories; more of them are read only where those are broken."""
+    spread = [trajectories[i] for i in sorted({round(x) for x in np.linspace(0, len(trajectories) - 1, SAMPLE_TRAJECTORIES)})]
+    found: list[np.ndarray] = []
+    for trajectory in spread:
+        found += _readable(source, trajectory, anchors, 0, min(SAMPLE_FRAMES, trajectory.n_frames), config)
+    for trajectory in trajectories if not found else []:
+        for start in range(0, trajectory.n_frames, trajectory.block_frames):
+            stop = min(start + trajectory.block_frames, trajectory.n_frames)
+            found += _readable(source, trajectory, anchors, start, stop, config)[:SAMPLE_FRAMES]
+            if found:
+                return np.stack(found)
+    if not found:
+        raise UserError(
+            f"{source.where}: no usable frame: every one is non-finite, all zero or out of range; expected coordinates in angstrom: "
+            "get the file again"
+        )
+    return np.stack(found)
+
+
+def _readable(
+    source: AtomSource, trajectory: SourceTrajectory, anchors: np.ndarray, start: int, stop: int, config: QualityConfig
+) -> list[np.ndarray]:
+    positions, forces = source.read(trajectory, start, stop)
+    return list(unwrap(positions[unreadable(positions, forces, config) < 0], source.atoms, anchors, trajectory.box))
+
+
+def _map_units(trajectories: list[SourceTrajectory], config: PrepareConfig) -> list[int]:
+    """Return, per trajectory, which force map it takes: one for all, or one per temperature."""
+    if config.force_map.per == "domain":
+        return [0] * len(trajectories)
+    temperatures = sorted({t.temperature_kelvin for t in trajectories})
+    return [temperatures.index(t.temperature_kelvin) for t in trajectories]
+
+
+def _new_products(
+    structure: Structure, atoms: AtomTable, chosen: list[np.ndarray], units: list[int], config: PrepareConfig
+) -> list[ForceProducts]:
+    reduction, options = structure.reduction, config.force_map
+    if reduction is None:
+        return []
+    supports = local_supports(atoms.residues, structure.beads.residues, structure.linked, options.neighbour_residues, reduction.groups)
+    result = []
+    for unit in range(max(units) + 1):
+        n_frames = sum(len(frames) for frames, u in zip(chosen, units, strict=True) if u == unit)
+        enough = reduction.n_groups * options.min_frames_per_weight <= n_frames
+        whole = options.kind == "optimal" and enough and reduction.n_groups <= options.max_weights
+        result.append(ForceProducts(options.n_folds, reduction.n_groups, supports, whole))
+    return result
+
+
+def _blocks(trajectory: SourceTrajectory, frames: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield (start, stop, places in `frames`) of the blocks of a trajectory that hold frames to read."""
+    for start in range(0, trajectory.n_frames, trajectory.block_frames):
+        stop = start + trajectory.block_frames
+        places = np.arange(*np.searchsorted(frames, [start, stop]))
+        if len(places):
+            yield int(frames[places[0]]), int(frames[places[-1]]) + 1, places
+
+
+def _first_pass(
+    source: AtomSource,
+    trajectories: list[SourceTrajectory],
+    chosen: list[np.ndarray],
+    structure: Structure,
+    products: list[ForceProducts],
+    units: list[int],
+    statistics: BondStatistics,
+    config: PrepareConfig,
+    advance: Callable[[int], None],
+) -> Frames:
+    n_frames = sum(map(len, chosen))
+    fits = n_frames * source.atoms.n_atoms * 12 <= config.memory_megabytes * 1e6
+    result = Frames(kept_forces=[] if fits and products else None)
+    for number, (trajectory, frames) in enumerate(zip(trajectories, chosen, strict=True)):
+        units_checked = False
+        for start, stop, places in _blocks(trajectory, frames):
+            positions, forces = source.read(trajectory, start, stop)
+            if not products:
+                forces = None
+            if len(places) != stop - start:
+                rows = frames[places] - start
+                positions, forces = positions[rows], None if forces is None else forces[rows]
+            reasons = unreadable(positions, forces, config.quality)
+            good = np.flatnonzero(reasons < 0)
+            positions, forces = _take(positions, good), None if forces is None else _take(forces, good)
+            positions = unwrap(positions, source.atoms, structure.anchors, trajectory.box)
+            if len(good) and not units_checked:
+                check_units(positions, forces, structure.geometry, trajectory.where)
+                units_checked = True
+            lengths = bond_lengths(positions, structure.geometry.bonds)
+            reasons[good] = implausible(positions, forces, lengths, structure.geometry, config.quality)
+            accepted = np.flatnonzero(reasons[good] < 0)
+            statistics.add(lengths[accepted])
+            _count(result, trajectory, frames[places], reasons)
+            places = places[good[accepted]]
+            fold = places * config.force_map.n_folds // len(frames)
+            _gather(result, structure, _take(positions, accepted), number, frames[places], fold)
+            if forces is not None:
+                _gather_forces(result, structure, products[units[number]], _take(forces, accepted), fold)
+            advance(stop - start)
+    return result
+
+
+def _take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return array if len(rows) == len(array) else array[rows]
+
+
+def _gather(result: Frames, structure: Structure, positions: np.ndarray, number: int, frames: np.ndarray, fold: np.ndarray) -> None:
+    result.positions.append(apply_map(structure.beads.weights, positions))
+    result.source_frame.append(frames.astype(np.int32))
+    result.trajectory.append(np.full(len(frames), number, np.int32))
+    result.fold.append(fold)
+
+
+def _gather_forces(result: Frames, structure: Structure, products: ForceProducts, forces: np.ndarray, fold: np.ndarray) -> None:
+    result.forces.append(apply_map(structure.beads.weights, forces))
+    if result.kept_forces is not None:
+        result.kept_forces.append(forces)
+    if structure.reduction is not None:
+        for k in np.unique(fold):
+            products.add(int(k), group_forces(structure.reduction, forces[fold == k]))
+
+
+def apply_map(weights: csr_array, values: np.ndarray) -> np.ndarray:
+    """Return [n_frames, n_beads, 3] float32: a linear map [n_beads, n_atoms] of values [n_frames, n_atoms, 3]."""
+    n_frames, n_atoms, _ = values.shape
+    if (np.diff(weights.indptr) == 1).all() and (weights.data == 1).all():
+        return np.asarray(values[:, weights.indices], np.float32)
+    flat = values.transpose(1, 0, 2).reshape(n_atoms, 3 * n_frames).astype(np.float64)
+    return np.ascontiguousarray((weights @ flat).reshape(-1, n_frames, 3).transpose(1, 0, 2), np.float32)
+
+
+def _count(result: Frames, trajectory: SourceTrajectory, frames: np.ndarray, reasons: np.ndarray) -> None:
+    result.n_read += len(frames)
+    for frame, reason in zip(frames[reasons >= 0], reasons[reasons >= 0], strict=True):
+        name = REASONS[reason]
+        if sum(result.rejected.values()) < MAX_WARNINGS:
+            logger.warning("%s: frame %d rejected: %s", trajectory.where, frame, name.replace("_", " "))
+        result.rejected[name] = result.rejected.get(name, 0) + 1
+
+
+def _check_rejected(source: AtomSource, frames: Frames, config: QualityConfig) -> None:
+    n_rejected = sum(frames.rejected.values())
+    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(frames.rejected.items()))
+    if n_rejected == frames.n_read:
+        reason = f"all {frames.n_read} frames are rejected ({counts})" if frames.n_read else "no frame is left by the filters of select"
+        raise UserError(f"{source.where}: {reason}; nothing to prepare: get the file again or change the limits")
+    if n_rejected > config.max_rejected_fraction * frames.n_read:
+        raise UserError(
+            f"{source.where}: {n_rejected} of {frames.n_read} frames are rejected ({counts}); accepted at most a share of "
+            f"{config.max_rejected_fraction:g}: get the file again or raise quality.max_rejected_fraction"
+        )
+    if n_rejected > MAX_WARNINGS:
+        logger.warning("%s: %d of %d frames rejected: %s", source.where, n_rejected, frames.n_read, counts)
+
+
+def _slice_scores(frames: Frames, units: list[int], n_units: int) -> list[float]:
+    """Return, per map, the mean square force per component of the bead atoms alone."""
+    total, count = np.zeros(n_units), np.zeros(n_units)
+    for forces, trajectory in zip(frames.forces, frames.trajectory, strict=True):
+        if len(trajectory):
+            total[units[trajectory[0]]] += np.square(forces, dtype=np.float64).sum()
+            count[units[trajectory[0]]] += forces.size
+    return [float(t / c) if c else 0.0 for t, c in zip(total, count, strict=True)]
+
+
+def _second_pass(source: AtomSource, trajectories: list[SourceTrajectory], frames: Frames, maps: list[ChosenMap], units: list[int]) -> None:
+    for block, (numbers, source_frame, fold) in enumerate(zip(frames.trajectory, frames.source_frame, frames.fold, strict=True)):
+        if len(numbers) == 0 or maps[units[numbers[0]]].kind == "slice":
+            continue
+        if frames.kept_forces is not None:
+            forces = frames.kept_forces[block]
+        else:
+            start, stop = int(source_frame[0]), int(source_frame[-1]) + 1
+            read = source.read(trajectories[numbers[0]], start, stop)[1]
+            require(read is not None, f"{trajectories[numbers[0]].where}: no forces")
+            forces = _take(np.asarray(read), source_frame - start)
+        weights = maps[units[numbers[0]]].weights
+        for k in np.unique(fold):
+            frames.forces[block][fold == k] = apply_map(weights[k], forces[fold == k])
+
+
+def _assemble(
+    source: AtomSource,
+    trajectories: list[SourceTrajectory],
+    structure: Structure,
+    frames: Frames,
+    maps: list[ChosenMap],
+    products: list[ForceProducts],
+    notes: list[str],
+    config: PrepareConfig,
+) -> DomainData:
+    beads, trajectory = structure.beads, np.concatenate(frames.trajectory)
+    temperatures = np.array([t.temperature_kelvin for t in trajectories], np.float32)
+    segment = np.concatenate([[0], np.cumsum(~structure.linked)])[beads.residues]
+    _, chain_index = np.unique(segment, return_inverse=True)
+    return DomainData(
+        frames=BeadFrames(
+            positions=np.concatenate(frames.positions),
+            forces=np.concatenate(frames.forces) if maps else None,
+            species=beads.species,
+            residue_index=beads.residues.astype(np.int32),
+            chain_index=chain_index.astype(np.int32),
+            temperature=temperatures[trajectory],
+            trajectory=trajectory,
+        ),
+        residue_names=beads.residue_names,
+        residue_numbers=source.atoms.residue_numbers[beads.residues].tolist(),
+        bead_names=beads.bead_names,
+        replicas=[t.replica for t in trajectories],
+        trajectory_temperatures=[t.temperature_kelvin for t in trajectories],
+        source_lengths=[t.n_frames for t in trajectories],
+        source_frame=np.concatenate(frames.source_frame),
+        rejected=frames.rejected,
+        notes=notes,
+        force_map=_record(maps, products, structure, config),
+    )
+
+
+def _record(maps: list[ChosenMap], products: list[ForceProducts], structure: Structure, config: PrepareConfig) -> ForceMapRecord:
+    options = config.force_map
+    if not maps:
+        return ForceMapRecord(kind="none", requested=options.kind)
+    counts = np.array([p.n_frames.sum() for p in products])
+    names = sorted({name for m in maps for name in m.scores})
+    fitted = any(m.kind.startswith("optimal") for m in maps)
+    ridges = {m.ridge for m in maps}
+    return ForceMapRecord(
+        kind="+".join(sorted({m.kind for m in maps})),
+        requested=options.kind,
+        ridge=ridges.pop() if len(ridges) == 1 else None,
+        n_folds=options.n_folds if fitted else 0,
+        n_frames=int(counts.sum()),
+        n_weights=max(m.n_weights for m in maps),
+        n_constraints=len(structure.rigid),
+        scores={
+            name: float(
+                np.average(
+                    [m.scores[name] for m in maps if name in m.scores],
+                    weights=[c for m, c in zip(maps, counts, strict=True) if name in m.scores],
+                )
+            )
+            for name in names
+        },
+        note="; ".join(dict.fromkeys(m.note for m in maps if m.note)),
+    )

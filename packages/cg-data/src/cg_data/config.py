@@ -1,0 +1,104 @@
+"""Options of `prepare`."""
+
+from typing import Annotated, Literal
+
+import pydantic
+
+from cg_data.configuration import Configuration
+from cg_data.split import SplitConfig
+
+Range = tuple[float, float]
+
+
+class SelectConfig(Configuration):
+    """Which domains, trajectories and frames are read; None means all."""
+
+    domains: tuple[str, ...] | None = None
+    """Domain ids."""
+    residues: tuple[int, int] | None = None
+    """Smallest and largest number of residues of a domain."""
+    index: str | None = None
+    """`mdcath_source.h5`: with it, domains and trajectories outside the filters are skipped without being opened."""
+    temperatures_kelvin: tuple[float, ...] | None = None
+    replicas: tuple[int, ...] | None = None
+    gyration_radius_angstrom: Range | None = None
+    """Smallest and largest radius of gyration of a frame."""
+    helix_fraction: Range | None = None
+    """Smallest and largest share of residues in a helix (DSSP H, G, I) of a frame."""
+    strand_fraction: Range | None = None
+    """Smallest and largest share of residues in a strand (DSSP E, B) of a frame."""
+    stride: int = pydantic.Field(default=1, ge=1)
+    """Read every n-th frame."""
+    max_frames: int | None = pydantic.Field(default=None, ge=1)
+    """Most frames read of one trajectory."""
+    choose: Literal["even", "random", "first"] = "even"
+    """Which frames where there are more than `max_frames`: evenly spaced, drawn at random, or the first ones."""
+    seed: int = 0
+
+
+class QualityConfig(Configuration):
+    """Which frames are rejected. Every rejected frame is counted by reason; none is repaired."""
+
+    max_coordinate_angstrom: float = pydantic.Field(default=1e5, gt=0)
+    neighbour_distance_angstrom: Range = (2.5, 4.5)
+    """Accepted CA-CA distances of neighbours along an unbroken chain."""
+    max_bond_angstrom: float = pydantic.Field(default=3.0, gt=0)
+    """Longest accepted covalent bond."""
+    max_force_kcal_mol_angstrom: float = pydantic.Field(default=1000.0, gt=0)
+    """Largest accepted force component on an atom."""
+    max_rejected_fraction: float = pydantic.Field(default=0.5, ge=0, le=1)
+    """A domain with a larger share of rejected frames is refused; 0 refuses it for one bad frame."""
+
+
+class ForceMapConfig(Configuration):
+    """How all-atom forces become bead forces."""
+
+    kind: Literal["slice", "uniform", "optimal", "optimal-local", "none"] = "optimal"
+    """`slice`: force on the bead's atom. `uniform`: sum over its rigid group. `optimal`: least mean square force, over all atoms
+    or neighbouring residues, whichever scores better on held-out frames. `optimal-local`: neighbouring residues only. `none`: no
+    forces are read; the data set serves priors and observables only."""
+    constraints: Literal["h-bonds", "all-bonds", "none"] = "h-bonds"
+    """Bonds the simulation held rigid."""
+    ridges: tuple[Annotated[float, pydantic.Field(ge=0)], ...] = pydantic.Field(default=(0.0, 1.0, 10.0, 100.0, 1000.0), min_length=1)
+    """Ridge strengths tried, (kcal/mol/angstrom)^2; the one with the best held-out score is used."""
+    n_folds: int = pydantic.Field(default=5, ge=2)
+    """Blocks of time each trajectory is cut into; a map is fitted on all but one and scored on that one."""
+    cross_fit: bool = True
+    """Map each block's forces with the map fitted on the other blocks. A map shrinks the forces it was fitted on."""
+    neighbour_residues: int = pydantic.Field(default=1, ge=0)
+    """Residues to each side whose atoms a local map may use."""
+    max_weights: int = pydantic.Field(default=2000, ge=1)
+    """Most weights per bead of a map over all atoms; larger proteins get local maps, whose memory does not grow as the square."""
+    min_frames_per_weight: float = pydantic.Field(default=2.0, ge=0)
+    """Fewest frames per weight for a map over all atoms to be tried."""
+    per: Literal["domain", "temperature"] = "domain"
+    """One map for all temperatures of a domain, or one for each."""
+
+
+class MappingConfig(Configuration):
+    """Which beads stand for a residue, and which species they are."""
+
+    beads: str = "ca"
+    """`ca`, `backbone` (N, CA, C), or the path of a YAML file with a linear map."""
+    species: str = "residue"
+    """`residue` (20), `charge` (4), or the path of a YAML table from residue (and bead) to species."""
+    residue_variants: dict[str, str] = {}
+    """Further residue names, each with the standard residue it counts as."""
+
+
+class PrepareConfig(Configuration):
+    """Options of `cg-data prepare`."""
+
+    inputs: tuple[str, ...] = ()
+    """Files, folders searched for `mdcath_dataset_*.h5`, or glob patterns; YAML files describe other sources."""
+    select: SelectConfig = SelectConfig()
+    quality: QualityConfig = QualityConfig()
+    mapping: MappingConfig = MappingConfig()
+    force_map: ForceMapConfig = ForceMapConfig()
+    split: SplitConfig = SplitConfig()
+    memory_megabytes: int = pydantic.Field(default=256, ge=16)
+    """Forces of a domain up to this size are kept in memory between the two passes over them; larger ones are read twice."""
+    workers: int = pydantic.Field(default=1, ge=1)
+    """Processes, each preparing one domain at a time."""
+    share: tuple[int, int] = (0, 1)
+    """(index, count): prepare only each count-th domain, starting at index; the index file is left to `cg-data merge`."""

@@ -1,0 +1,121 @@
+"""Covalent bonds, rigid bonds, and groups of atoms held together by them."""
+
+import numpy as np
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from cg_data.atoms import AtomTable
+from cg_data.errors import UserError
+
+COVALENT_RADIUS_ANGSTROM = {1: 0.31, 6: 0.76, 7: 0.71, 8: 0.66, 9: 0.57, 15: 1.07, 16: 1.05, 34: 1.20}
+"""Cordero et al., Dalton Trans. 2008, 2832."""
+BOND_TOLERANCE = 1.25
+RIGID_DEVIATION_ANGSTROM = 1e-2
+"""Standard deviation below which a bond length counts as constant: coordinates from XTC are rounded to 0.01 angstrom."""
+MIN_DETECTOR_FRAMES = 100
+
+
+def find_bonds(atoms: AtomTable, positions: np.ndarray) -> np.ndarray:
+    """Return [n, 2] int64 covalent bonds, first atom below second: those of the source, or else from distances.
+
+    positions [n_samples, n_atoms, 3] angstrom, whole molecules. From distances, a bond is a pair closer than 1.25 times the sum of
+    the covalent radii in most samples, and a hydrogen has one bond, to its nearest heavy atom.
+    """
+    if atoms.bonds is not None:
+        return np.unique(np.sort(atoms.bonds, axis=1), axis=0)
+    radii = np.array([COVALENT_RADIUS_ANGSTROM.get(int(z), 1.0) for z in atoms.atomic_numbers])
+    reach = 2 * BOND_TOLERANCE * radii.max()
+    votes: dict[tuple[int, int], int] = {}
+    for frame in positions:
+        for pair in _close_pairs(frame, radii, atoms.atomic_numbers, reach):
+            votes[pair] = votes.get(pair, 0) + 1
+    bonds = sorted(pair for pair, count in votes.items() if 2 * count > len(positions))
+    return np.array(bonds, np.int64).reshape(-1, 2)
+
+
+def rigid_bonds(bonds: np.ndarray, atomic_numbers: np.ndarray, constraints: str, where: str) -> np.ndarray:
+    """Return the bonds [n, 2] the simulation held rigid: those to hydrogen (`h-bonds`), `all-bonds`, or `none`.
+
+    Raises `UserError` where hydrogens are asked for and there are none, or one is bonded to nothing.
+    """
+    hydrogens = np.flatnonzero(atomic_numbers == 1)
+    if constraints == "none":
+        return np.zeros((0, 2), np.int64)
+    if len(hydrogens) == 0:
+        raise UserError(
+            f"{where}: no hydrogen atoms; a force map needs all atoms: take the file with hydrogens, or ask for force_map.kind=slice"
+        )
+    loose = np.setdiff1d(hydrogens, bonds)
+    if len(loose):
+        raise UserError(f"{where}: hydrogen atom {loose[0] + 1} is bonded to nothing; expected one bond for each: repair the structure")
+    if constraints == "all-bonds":
+        return bonds
+    return bonds[(atomic_numbers[bonds] == 1).any(axis=1)]
+
+
+def rigid_groups(rigid: np.ndarray, n_atoms: int) -> csr_array:
+    """Return [n_groups, n_atoms] sparse float64 with a 1 where an atom belongs to a group joined by rigid bonds."""
+    graph = coo_array((np.ones(len(rigid)), (rigid[:, 0], rigid[:, 1])), shape=(n_atoms, n_atoms))
+    n_groups, group = connected_components(graph, directed=False)
+    return csr_array((np.ones(n_atoms), (group, np.arange(n_atoms))), shape=(n_groups, n_atoms))
+
+
+class BondStatistics:
+    """Mean and variance of bond lengths over frames, as a check of the constraints assumed."""
+
+    def __init__(self, bonds: np.ndarray):
+        self.bonds = bonds
+        self.n_frames = 0
+        self._sum = np.zeros(len(bonds))
+        self._square = np.zeros(len(bonds))
+        self._reference: np.ndarray | None = None
+
+    def add(self, lengths: np.ndarray) -> None:
+        """Add bond lengths [n_frames, n_bonds] in angstrom."""
+        if len(lengths) == 0:
+            return
+        if self._reference is None:
+            # Deviations from one frame keep the difference of squares free of cancellation.
+            self._reference = lengths[0].astype(np.float64)
+        deviation = lengths - self._reference
+        self.n_frames += len(deviation)
+        self._sum += deviation.sum(axis=0)
+        self._square += (deviation**2).sum(axis=0)
+
+    def deviations(self) -> np.ndarray:
+        """Return [n_bonds] standard deviations in angstrom."""
+        mean = self._sum / self.n_frames
+        return np.sqrt(np.maximum(self._square / self.n_frames - mean**2, 0.0))
+
+    def disagreements(self, rigid: np.ndarray) -> str:
+        """Return one line on bonds whose fluctuation contradicts the constraints assumed; empty where there are none."""
+        if self.n_frames < MIN_DETECTOR_FRAMES:
+            return ""
+        assumed = np.isin(self.bonds[:, 0] * 2**32 + self.bonds[:, 1], rigid[:, 0] * 2**32 + rigid[:, 1])
+        constant = self.deviations() < RIGID_DEVIATION_ANGSTROM
+        loose, stiff = int((assumed & ~constant).sum()), int((~assumed & constant).sum())
+        if not loose and not stiff:
+            return ""
+        return f"constraints: {loose} of {int(assumed.sum())} bonds assumed rigid fluctuate; {stiff} bonds assumed flexible are constant"
+
+
+def bond_lengths(positions: np.ndarray, bonds: np.ndarray) -> np.ndarray:
+    """Return [n_frames, n_bonds] lengths in angstrom of bonds [n_bonds, 2] in positions [n_frames, n_atoms, 3]."""
+    vectors = positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]]
+    return np.sqrt(np.einsum("fbx,fbx->fb", vectors, vectors))
+
+
+def _close_pairs(frame: np.ndarray, radii: np.ndarray, atomic_numbers: np.ndarray, reach: float) -> list[tuple[int, int]]:
+    pairs = cKDTree(frame).query_pairs(reach, output_type="ndarray")
+    distances = np.linalg.norm(frame[pairs[:, 0]] - frame[pairs[:, 1]], axis=1)
+    with_hydrogen = (atomic_numbers[pairs] == 1).sum(axis=1)
+    near = distances < BOND_TOLERANCE * radii[pairs].sum(axis=1)
+    heavy = pairs[near & (with_hydrogen == 0)]
+    light, light_distances = pairs[with_hydrogen == 1], distances[with_hydrogen == 1]
+    light, light_distances = light[light_distances < 1.6], light_distances[light_distances < 1.6]
+    hydrogen = np.where(atomic_numbers[light[:, 0]] == 1, light[:, 0], light[:, 1])
+    order = np.lexsort((light_distances, hydrogen))
+    _, first = np.unique(hydrogen[order], return_index=True)
+    bonds = np.sort(np.concatenate([heavy, light[order][first]]), axis=1)
+    return [(int(i), int(j)) for i, j in bonds]

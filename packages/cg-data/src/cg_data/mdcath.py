@@ -1,0 +1,221 @@
+"""mdCATH files: one domain, five temperatures, several replicas, in HDF5.
+
+Layout: the dataset's generator (github.com/compsciencelab/mdCATH) and Mirarchi et al., arXiv 2407.14794.
+"""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from cg_data.atoms import AtomTable, SourceTrajectory, make_atom_table, parse_pdb_atoms
+from cg_data.errors import UserError, require
+
+logger = logging.getLogger("cg_data")
+
+TEMPERATURE_GROUP = re.compile(r"(?:sims)?(\d+)K?")
+"""`348` in current releases, `sims348K` in older ones."""
+
+ANGSTROM_PER_NANOMETRE = 10.0
+BLOCK_ATOMS = 500_000
+"""Atoms times frames read at once: 6 MB of positions and as much of forces."""
+
+ELEMENTS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9, "NA": 11, "MG": 12, "P": 15, "S": 16, "CL": 17, "CA": 20, "ZN": 30, "SE": 34}
+HELIX, STRAND = b"HGI", b"EB"
+
+
+class MdcathSource:
+    """One domain of an open mdCATH file; an `AtomSource`."""
+
+    def __init__(self, file: h5py.File, domain: str):
+        self.domain = domain
+        self.where = f"{file.filename}: /{domain}"
+        self._group = file[domain]
+        self.atoms = _read_atoms(self._group, self.where)
+        self.notes: tuple[str, ...] = ()
+        self._paths: dict[SourceTrajectory, str] = {}
+        for path, group in _trajectory_groups(self._group):
+            trajectory = self._describe(path, group)
+            self._paths[trajectory] = path
+        self.trajectories = tuple(sorted(self._paths, key=lambda t: (t.temperature_kelvin, t.replica)))
+        require(bool(self.trajectories), f"{self.where}: no trajectory found; expected groups such as /{domain}/348/0 with coords")
+
+    def read(self, trajectory: SourceTrajectory, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return positions and forces [stop - start, n_atoms, 3] float32 in angstrom and kcal/mol/angstrom."""
+        group = self._group[self._paths[trajectory]]
+        positions = _read_frames(group["coords"], start, stop, f"{trajectory.where}/coords")
+        forces = _read_frames(group["forces"], start, stop, f"{trajectory.where}/forces") if trajectory.has_forces else None
+        return positions, forces
+
+    def series(self, trajectory: SourceTrajectory, name: str) -> np.ndarray:
+        """Return [n_frames]: `gyration_radius_angstrom`, `helix_fraction` or `strand_fraction` of each frame."""
+        group = self._group[self._paths[trajectory]]
+        key = "gyrationRadius" if name == "gyration_radius_angstrom" else "dssp"
+        require(key in group, f"{trajectory.where}: no {key}; it is needed to choose frames by {name}: drop that filter")
+        values = _read(group[key], f"{trajectory.where}/{key}")
+        if len(values) != trajectory.n_frames:
+            raise UserError(f"{trajectory.where}/{key}: {len(values)} values for {trajectory.n_frames} frames: drop the filter {name}")
+        if key == "gyrationRadius":
+            return np.asarray(values, np.float64) * ANGSTROM_PER_NANOMETRE
+        codes = HELIX if name == "helix_fraction" else STRAND
+        return np.isin(values.astype("S1"), [bytes([code]) for code in codes]).mean(axis=1)
+
+    def _describe(self, path: str, group: h5py.Group) -> SourceTrajectory:
+        where = f"{self.where}/{path}"
+        temperature, replica = path.split("/")
+        match = TEMPERATURE_GROUP.fullmatch(temperature)
+        require(match is not None and replica.isdigit(), f"{where}: expected a group named by temperature and replica, such as 348/0")
+        coords = group["coords"]
+        n_atoms = self.atoms.n_atoms
+        if coords.ndim != 3 or coords.shape[1:] != (n_atoms, 3) or coords.dtype.kind != "f":
+            raise UserError(f"{where}/coords: expected floats [frames, {n_atoms}, 3], received {coords.dtype} {list(coords.shape)}")
+        if "forces" in group and group["forces"].shape != coords.shape:
+            shape = list(group["forces"].shape)
+            raise UserError(f"{where}/forces: expected the shape of coords {list(coords.shape)}, received {shape}: get the file again")
+        if "forces" in group and group["forces"].dtype.kind != "f":
+            raise UserError(f"{where}/forces: expected floats, received {group['forces'].dtype}: get the file again")
+        stated = group.attrs.get("numFrames")
+        if stated is not None and int(stated) != coords.shape[0]:
+            self.notes += (f"{path}: numFrames says {int(stated)}, coords hold {coords.shape[0]}",)
+        chunk = coords.chunks[0] if coords.chunks else 1
+        return SourceTrajectory(
+            temperature_kelvin=float(match[1]) if match else 0.0,
+            replica=int(replica),
+            n_frames=int(coords.shape[0]),
+            where=where,
+            has_forces="forces" in group,
+            box=_read_box(group, where),
+            block_frames=chunk * max(1, BLOCK_ATOMS // (chunk * n_atoms)),
+        )
+
+
+@contextlib.contextmanager
+def open_mdcath(path: Path | str) -> Iterator[list[MdcathSource]]:
+    """Open an mdCATH file and yield its domains (nearly always one).
+
+    Raises `UserError` where it is missing, not HDF5, truncated, or not laid out as mdCATH.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file: give the path of an mdCATH HDF5 file") from None
+    except OSError as error:
+        raise UserError(f"{path}: {_open_failure(error)}") from None
+    with file:
+        domains = [name for name, item in file.items() if isinstance(item, h5py.Group)]
+        require(bool(domains), f"{path}: no domain found; expected one group per domain, as in mdcath_dataset_<domain>.h5")
+        yield [MdcathSource(file, domain) for domain in domains]
+
+
+def _open_failure(error: OSError) -> str:
+    text = str(error)
+    if "truncated" in text:
+        return "the HDF5 file is truncated: download it again"
+    if "signature" in text:
+        return "not an HDF5 file; expected mdcath_dataset_<domain>.h5"
+    return f"cannot be opened as HDF5 ({' '.join(text.split())[:100]}): download it again"
+
+
+def _trajectory_groups(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
+    for temperature, replicas in group.items():
+        if isinstance(replicas, h5py.Group) and TEMPERATURE_GROUP.fullmatch(temperature):
+            for replica, trajectory in replicas.items():
+                # A run that was never finished leaves a group without frames.
+                if isinstance(trajectory, h5py.Group) and "coords" in trajectory and trajectory["coords"].shape[:1] != (0,):
+                    yield f"{temperature}/{replica}", trajectory
+
+
+def _read_atoms(group: h5py.Group, where: str) -> AtomTable:
+    require("z" in group or "element" in group, f"{where}: neither z nor element is there; expected the atoms' elements: not mdCATH")
+    atomic_numbers = _read_elements(group, where)
+    n_atoms = len(atomic_numbers)
+    require("pdbProteinAtoms" in group, f"{where}: no pdbProteinAtoms; atom names are needed: get the current release of the file")
+    text = _text(_read(group["pdbProteinAtoms"], f"{where}/pdbProteinAtoms"))
+    names, residue_names, residue_numbers, codes = parse_pdb_atoms(text, f"{where}/pdbProteinAtoms")
+    _require_count(len(names), n_atoms, f"{where}/pdbProteinAtoms")
+    if "resid" in group:
+        residue_numbers = np.asarray(_read(group["resid"], f"{where}/resid"))
+        _require_count(len(residue_numbers), n_atoms, f"{where}/resid")
+    if "resname" in group:
+        residue_names = _strings(_read(group["resname"], f"{where}/resname"))
+        _require_count(len(residue_names), n_atoms, f"{where}/resname")
+    chains = np.zeros(n_atoms, "U1")
+    if "chain" in group:
+        chains = _strings(_read(group["chain"], f"{where}/chain"))
+        _require_count(len(chains), n_atoms, f"{where}/chain")
+    bonds = _psf_bonds(_text(_read(group["psf"], f"{where}/psf")), names) if "psf" in group else None
+    atoms = make_atom_table(names, atomic_numbers, residue_names, residue_numbers, chains, bonds, codes)
+    stated, found = group.attrs.get("numResidues"), int((atoms.find("CA", 6) >= 0).sum())
+    if stated is not None and int(stated) != found:
+        raise UserError(f"{where}: numResidues says {int(stated)}, but {found} residues have a CA atom: get the file again")
+    return atoms
+
+
+def _read_elements(group: h5py.Group, where: str) -> np.ndarray:
+    if "z" in group:
+        return np.asarray(_read(group["z"], f"{where}/z"))
+    symbols = _strings(_read(group["element"], f"{where}/element"))
+    unknown = sorted({str(symbol) for symbol in symbols if symbol.upper() not in ELEMENTS})
+    require(not unknown, f"{where}/element: unknown element {', '.join(unknown)}; expected one of {', '.join(ELEMENTS)}")
+    return np.array([ELEMENTS[symbol.upper()] for symbol in symbols])
+
+
+def _psf_bonds(text: str, names: np.ndarray) -> np.ndarray | None:
+    """Return the bonds [n, 2] among the protein's atoms, or None where the PSF does not begin with them in the same order."""
+    lines = text.splitlines()
+    at = next((i for i, line in enumerate(lines) if "!NATOM" in line), None)
+    bond_line = next((i for i, line in enumerate(lines) if "!NBOND" in line), None)
+    if at is None or bond_line is None:
+        return None
+    fields = [line.split() for line in lines[at + 1 : at + 1 + len(names)]]
+    if [field[4] if len(field) > 4 else "" for field in fields] != names.tolist():
+        return None
+    n_bonds = int(lines[bond_line].split()[0])
+    numbers: list[int] = []
+    for line in lines[bond_line + 1 :]:
+        if len(numbers) >= 2 * n_bonds or not line.strip():
+            break
+        numbers.extend(map(int, line.split()))
+    bonds = np.array(numbers[: 2 * n_bonds], np.int64).reshape(-1, 2) - 1
+    bonds = bonds[(bonds < len(names)).all(axis=1)]
+    return bonds if len(bonds) else None
+
+
+def _read_box(group: h5py.Group, where: str) -> np.ndarray | None:
+    if "box" not in group:
+        return None
+    box = np.asarray(_read(group["box"], f"{where}/box"), np.float64)
+    if box.shape != (3, 3) or not np.isfinite(box).all() or abs(np.linalg.det(box)) < 1e-6:
+        return None
+    return box * ANGSTROM_PER_NANOMETRE
+
+
+def _read_frames(dataset: h5py.Dataset, start: int, stop: int, where: str) -> np.ndarray:
+    try:
+        return np.asarray(dataset[start:stop], np.float32)
+    except OSError:
+        raise UserError(f"{where}: frames {start}-{stop - 1} cannot be read; the file is damaged: download it again") from None
+
+
+def _read(dataset: h5py.Dataset, where: str) -> Any:
+    try:
+        return dataset[()]
+    except OSError:
+        raise UserError(f"{where}: cannot be read; the file is damaged: download it again") from None
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _strings(values: np.ndarray) -> np.ndarray:
+    return np.array([_text(value).strip() for value in values], str)
+
+
+def _require_count(count: int, n_atoms: int, where: str) -> None:
+    require(count == n_atoms, f"{where}: {count} atoms, but z (or element) has {n_atoms}; expected the same number: get the file again")
