@@ -1,0 +1,108 @@
+"""Is a prior physical? Checked at fit, at load and at export; a violation is one line."""
+
+import numpy as np
+
+from cg_data.errors import UserError, require
+from cg_priors.energy import TERM_KINDS
+from cg_priors.forms import FORMS
+from cg_priors.keys import row_lookup
+from cg_priors.parameters import BONDED, PriorParameters, Term
+
+BOND_LENGTH_RANGE = (2.5, 4.5)
+LARGEST_BARRIER = 30.0
+POSITIVE = ("force_constant", "cis_force_constant", "quartic", "epsilon", "sigma", "widths")
+LENGTHS = ("length", "cis_length")
+AXES = {"bond": (1.0, 7.0), "angle": (0.0, np.pi), "dihedral": (-np.pi, np.pi)}
+DEFAULT_RANGES = {"bond": (3.6, 4.1), "angle": (1.5, 2.5), "dihedral": (-np.pi, np.pi)}
+"""Sampled ranges assumed where a file states none."""
+
+
+def check_prior(prior: PriorParameters, where: str) -> None:
+    """Raise `UserError` naming the term, the key, the value and the accepted range of the first violation."""
+    temperature = prior.temperature_kelvin
+    require(
+        np.isfinite(temperature) and 1 < temperature < 2000,
+        f"{where}: temperature_kelvin: expected 1 to 2000 K, received {temperature}: give the temperature of the data",
+    )
+    require(len(prior.terms) > 0, f"{where}: terms: expected at least one, received none: fit again")
+    require(set(prior.terms) == set(prior.arrays), f"{where}: terms and arrays must have the same names: fit again")
+    require(len(set(prior.species_names)) == len(prior.species_names), f"{where}: species: expected distinct names: correct them")
+    for name, term in prior.terms.items():
+        place = f"{where}: {name}"
+        require(name in TERM_KINDS, f"{place}: unknown term; expected one of {', '.join(TERM_KINDS)}: correct its name")
+        require(term.form in FORMS, f"{place}: unknown form {term.form!r}; expected one of {', '.join(FORMS)}: correct its name")
+        _accept(np.isfinite(term.weight) and term.weight >= 0, place, "weight", term.weight, "0 or more")
+        row_lookup(name, term.rows, prior.species_names)
+        _check_settings(term, place, non_bonded=name not in BONDED)
+        _check_arrays(term, prior.arrays[name], place)
+        if name in BONDED:
+            _check_potential(name, term, prior.arrays[name], place)
+
+
+def _accept(holds: bool, place: str, key: str, value: object, accepted: str) -> None:
+    if not holds:
+        shown = f"{value:g}" if isinstance(value, float | np.floating) else value
+        raise UserError(f"{place}: {key} = {shown}: expected {accepted}: correct it or fit again")
+
+
+def _check_settings(term: Term, place: str, non_bonded: bool) -> None:
+    needed = FORMS[term.form].settings
+    for key in needed:
+        _accept(key in term.settings, place, f"settings.{key}", "missing", "a number")
+        value = term.settings[key]
+        _accept(isinstance(value, int | float) and bool(np.isfinite(value)), place, f"settings.{key}", value, "a finite number")
+    if "cutoff" in needed:
+        low, high = term.settings["switch"], term.settings["cutoff"]
+        _accept(0 < low < high <= 30, place, "settings.switch, settings.cutoff", (low, high), "0 < switch < cutoff <= 30 angstrom")
+    if term.form == "spline":
+        _accept(term.settings["low"] < term.settings["high"], place, "settings.low", term.settings["low"], "less than settings.high")
+    if non_bonded:
+        _accept(term.form == "soft_sphere", place, "form", term.form, "soft_sphere")
+
+
+def _check_arrays(term: Term, arrays: dict, place: str) -> None:
+    for key in FORMS[term.form].parameters:
+        _accept(key in arrays, place, key, "missing", "an array")
+        values = np.asarray(arrays[key])
+        dimensions = 2 if key in FORMS[term.form].vectors else 1
+        _accept(values.ndim == dimensions and len(values) == len(term.rows), place, f"{key} shape", values.shape, f"{len(term.rows)} rows")
+        for row, value in zip(term.rows, values, strict=True):
+            at = f"{place}: row {row}"
+            _accept(bool(np.isfinite(value).all()), at, key, value, "finite numbers")
+            if key in POSITIVE:
+                _accept(bool((value > 0).all()), at, key, value, "above 0")
+            if key in LENGTHS:
+                low, high = BOND_LENGTH_RANGE
+                _accept(bool((value >= low).all() and (value <= high).all()), at, key, value, f"{low} to {high} angstrom")
+
+
+def _check_potential(name: str, term: Term, arrays: dict, place: str) -> None:
+    """Check barriers inside the sampled range and confinement outside it, on a fine grid."""
+    axis_low, axis_high = AXES[name]
+    formula = FORMS[term.form].formula
+    for index, row in enumerate(term.rows):
+        low, high = DEFAULT_RANGES[name]
+        if "low" in term.statistics:
+            low, high = float(term.statistics["low"][index]), float(term.statistics["high"][index])
+        p = {key: np.asarray(value, np.float64)[index : index + 1] for key, value in arrays.items()}
+        inside = np.linspace(low, high, 500)
+        energy = formula(inside, p, term.settings)
+        barrier = float(energy.max() - energy.min())
+        _accept(bool(np.isfinite(energy).all()) and barrier < LARGEST_BARRIER, f"{place}: row {row}", "barrier in the sampled range",
+                barrier, f"below {LARGEST_BARRIER:g} kcal/mol")  # fmt: skip
+        if name == "dihedral":
+            continue
+        for side, start, end in (("below", low, axis_low), ("above", high, axis_high)):
+            outside = np.linspace(start, end, 200)
+            climb = np.diff(formula(outside, p, term.settings))
+            at = np.degrees(outside) if name == "angle" else outside
+            falls = climb < -1e-6
+            worst = float(at[int(np.argmax(falls))])
+            unit = "degrees" if name == "angle" else "angstrom"
+            _accept(
+                not falls.any(),
+                f"{place}: row {row}",
+                f"confinement {side} the sampled range",
+                f"falls outward from {worst:.4g} {unit}",
+                "an energy that rises outward",
+            )
