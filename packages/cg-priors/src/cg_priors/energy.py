@@ -92,7 +92,7 @@ def prior_energy(prior: PriorParameters) -> Callable[[PriorArrays, BeadGraph], A
     terms = prior_energy_terms(prior)
 
     def energy(arrays: PriorArrays, graph: BeadGraph) -> Array:
-        zero = namespace(graph, arrays).zeros(len(graph.positions), graph.positions.dtype)
+        zero = namespace(graph, arrays).zeros(graph.positions.shape[0], graph.positions.dtype)
         return sum(terms(arrays, graph).values(), zero)
 
     return energy
@@ -112,9 +112,9 @@ def _term_energy(name: str, term: Term, lookup: np.ndarray, arrays: Mapping[str,
     formula = FORMS[term.form].formula
     energy = term.weight * masked(lambda inside: formula(inside, p, term.settings), mask, x, substitute=kind.substitute)
     if name in ("repulsion", "excluded_volume"):
-        return add_at(len(graph.positions), tuples[:, 1], 0.5 * energy)
+        return add_at(graph.positions.shape[0], tuples[:, 1], 0.5 * energy)
     width = tuples.shape[1]
-    return add_at(len(graph.positions), tuples.reshape(-1), xp.repeat(energy / width, width))
+    return add_at(graph.positions.shape[0], tuples.reshape(-1), xp.repeat(energy / width, width))
 
 
 def _rows_of(name: str, term: Term, lookup: np.ndarray, tuples: Array, species: Array) -> Array:
