@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cg_eval.force_metrics import METRICS, chain_positions, force_sums, metrics, skill, sums_by_group
+from cg_eval.force_metrics import METRICS, chain_positions, errors_by_group, force_sums, metrics, skill
 
 REFERENCE = np.array([[[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]]])
 PREDICTED = np.array([[[3.0, 0.0, 4.0], [0.0, -4.0, 0.0]]])
@@ -50,11 +50,13 @@ def test_sums_add_up_over_frames():
 
 
 def test_groups_separate_components_magnitudes_and_beads():
-    groups = sums_by_group(PREDICTED, REFERENCE, {"first": np.array([True, False]), "none": np.array([False, False])})
+    groups = errors_by_group(PREDICTED, REFERENCE, {"first": np.array([True, False]), "none": np.array([False, False])})
     assert set(groups) == {"all", "component/x", "component/y", "component/z", "magnitude", "first"}
-    assert metrics(groups["component/z"][0])["mse"] == pytest.approx(16.0 / 2)
-    assert metrics(groups["magnitude"][0])["mse"] == pytest.approx((5.0 - 3.0) ** 2 / 2)
-    assert metrics(groups["first"][0])["mse"] == pytest.approx(16.0 / 3)
+    assert metrics(groups["component/z"].sums[0])["mse"] == pytest.approx(16.0 / 2)
+    assert metrics(groups["magnitude"].sums[0])["mse"] == pytest.approx((5.0 - 3.0) ** 2 / 2)
+    assert groups["all"].maximum[0] == 8.0
+    assert groups["first"].maximum[0] == 4.0
+    assert metrics(groups["first"].sums[0])["mse"] == pytest.approx(16.0 / 3)
 
 
 def test_skill_is_zero_for_the_prior_and_one_at_the_floor():

@@ -5,6 +5,7 @@ bootstrap resamples blocks of sums instead of frames of forces.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -104,20 +105,36 @@ def chain_positions(residue_index: Array, chain_index: Array, terminal: int = 3)
     return at_end
 
 
-def sums_by_group(predicted: Array, reference: Array, bead_groups: Mapping[str, Array]) -> dict[str, np.ndarray]:
-    """Return {group: [n_frames, len(COLUMNS)]}, the force sums of each frame over the beads of each group.
+@dataclass(frozen=True)
+class FrameErrors:
+    """Errors of each frame over one group of beads: force sums [n_frames, len(COLUMNS)], largest |component error| [n_frames]."""
 
-    predicted, reference [n_frames, n_beads, 3] kcal/mol/A; bead_groups {name: [n_beads] bool}. Besides those groups: `all`,
-    `component/x|y|z` and `magnitude` (the error of |F|).
+    sums: np.ndarray
+    maximum: np.ndarray
+
+    def select(self, frames: Array) -> "FrameErrors":
+        """Return the errors of some frames."""
+        return FrameErrors(self.sums[frames], self.maximum[frames])
+
+
+def errors_by_group(predicted: Array, reference: Array, bead_groups: Mapping[str, Array]) -> dict[str, FrameErrors]:
+    """Return {group: FrameErrors} over the beads of each group.
+
+    predicted, reference [n_frames, n_beads, 3] kcal/mol/A; bead_groups {name: [n_beads] bool}, empty ones left out. Besides
+    those groups: `all`, `component/x|y|z` and `magnitude` (the error of |F|).
     """
-    vectors = force_sums(predicted, reference)
-    groups = {"all": vectors.sum(axis=1)}
+    predicted, reference = np.asarray(predicted, np.float64), np.asarray(reference, np.float64)
+    groups = {"all": _frame_errors(predicted, reference)}
     for index, name in enumerate("xyz"):
         one = slice(index, index + 1)
-        groups[f"component/{name}"] = force_sums(predicted[..., one], reference[..., one]).sum(axis=1)
+        groups[f"component/{name}"] = _frame_errors(predicted[..., one], reference[..., one])
     lengths = [np.linalg.norm(forces, axis=-1, keepdims=True) for forces in (predicted, reference)]
-    groups["magnitude"] = force_sums(*lengths).sum(axis=1)
+    groups["magnitude"] = _frame_errors(*lengths)
     for name, members in bead_groups.items():
         if np.any(members):
-            groups[name] = vectors[:, np.asarray(members)].sum(axis=1)
+            groups[name] = _frame_errors(predicted[:, members], reference[:, members])
     return groups
+
+
+def _frame_errors(predicted: np.ndarray, reference: np.ndarray) -> FrameErrors:
+    return FrameErrors(force_sums(predicted, reference).sum(axis=1), np.abs(predicted - reference).max(axis=(1, 2)))

@@ -7,6 +7,7 @@ import numpy as np
 
 from cg_data.contracts import Array
 from cg_data.errors import require
+from cg_priors.energy import sequence_separation
 
 HELIX_DIHEDRAL = (np.radians(20.0), np.radians(80.0))
 HELIX_ANGLE = (np.radians(80.0), np.radians(105.0))
@@ -32,17 +33,11 @@ def end_to_end(positions: Array, residue_index: Array, chain_index: Array) -> np
     return np.stack(ends, axis=1)
 
 
-def sequence_separation(residue_index: Array, chain_index: Array) -> np.ndarray:
-    """Return [n_beads, n_beads] float64: |residue difference| inside a segment, infinite between segments."""
-    residue_index, chain_index = np.asarray(residue_index, np.float64), np.asarray(chain_index)
-    separation = np.abs(residue_index[:, None] - residue_index[None])
-    return np.where(chain_index[:, None] == chain_index[None], separation, np.inf)
-
-
 def far_pairs(residue_index: Array, chain_index: Array, smallest_separation: int) -> np.ndarray:
     """Return [n_pairs, 2] int64, i < j: the pairs at least `smallest_separation` residues apart, or in different segments."""
-    far = sequence_separation(residue_index, chain_index) >= smallest_separation
-    return np.argwhere(np.triu(far, k=1))
+    first, second = np.triu_indices(len(residue_index), k=1)
+    separation = sequence_separation(np.asarray(residue_index), np.asarray(chain_index), first, second)
+    return np.stack([first, second], axis=1)[separation >= smallest_separation]
 
 
 def pair_distances(positions: Array, pairs: Array) -> np.ndarray:

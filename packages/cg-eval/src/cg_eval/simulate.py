@@ -1,0 +1,340 @@
+"""Simulate replicas of a chain with a force field: `simulate` and the small result it returns."""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import h5py
+import numpy as np
+import pydantic
+
+from cg_data.atomic import atomic_file, atomic_folder
+from cg_data.command_line import progress_bar
+from cg_data.configuration import Configuration
+from cg_data.contracts import Array, BeadFrames, EnergyFn, Params
+from cg_data.errors import UserError, require
+from cg_data.mapping import RESIDUE_MASSES_AMU
+from cg_eval.stability import PhysicalRange, explain, range_check, survival_curve
+from cg_eval.trajectory_files import write_dcd, write_pdb
+
+if TYPE_CHECKING:
+    from cg_models.bundle import Bundle
+
+    from cg_eval.dynamics import Motion
+
+logger = logging.getLogger("cg_eval")
+
+SIMULATION_VERSION = 1
+
+NEIGHBOUR_MARGIN = 1.15
+"""Room for neighbours of a bead, over the most seen."""
+
+
+class SimulateConfig(Configuration):
+    """Options of a simulation."""
+
+    part: Literal["full", "prior", "backbone"] = "full"
+    """Which part of the force field moves the beads."""
+    ensemble: Literal["langevin", "nve"] = "langevin"
+    """Langevin dynamics (BAOAB) at a temperature, or velocity Verlet at constant energy."""
+    temperature_kelvin: float = pydantic.Field(default=320.0, gt=0)
+    """Of the thermostat, and of the momenta at the start."""
+    n_replicas: int = pydantic.Field(default=8, ge=1)
+    n_steps: int = pydantic.Field(default=5000, ge=1)
+    save_every_steps: int = pydantic.Field(default=50, ge=1)
+    time_step_ps: float = pydantic.Field(default=0.01, gt=0)
+    """10 fs; the fastest motion, a CA-CA bond, has a period of about 200 fs."""
+    friction_per_ps: float = pydantic.Field(default=1.0, gt=0)
+    precision: Literal["float32", "float64"] = "float32"
+    seed: int = 0
+    physical_range: PhysicalRange = PhysicalRange()
+
+    @pydantic.model_validator(mode="after")
+    def _check_steps(self) -> "SimulateConfig":
+        if self.n_steps % self.save_every_steps:
+            raise ValueError(f"n_steps must be a multiple of save_every_steps, received {self.n_steps} and {self.save_every_steps}")
+        return self
+
+
+@dataclass(frozen=True)
+class ReplicaOutcome:
+    """How one replica fared: `stopped_at_ps` and `reason` are None where it stayed in the physical range to the end."""
+
+    replica: int
+    temperature_kelvin: float
+    stopped_at_ps: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A finished simulation; `n_saved` frames of `n_replicas` replicas, frame 0 being the start.
+
+    positions [n_saved, n_replicas, n_beads, 3] float32 A; time_ps [n_saved]; potential_energy, kinetic_temperature
+    [n_saved, n_replicas] kcal/mol and K; valid [n_saved, n_replicas] bool, False once a replica has stopped.
+    """
+
+    positions: np.ndarray
+    time_ps: np.ndarray
+    potential_energy: np.ndarray
+    kinetic_temperature: np.ndarray
+    valid: np.ndarray
+    outcomes: tuple[ReplicaOutcome, ...]
+    species: np.ndarray
+    residue_index: np.ndarray
+    chain_index: np.ndarray
+    residue_names: tuple[str, ...]
+    config: SimulateConfig
+    replica_steps_per_second: float
+    room_growths: int
+
+    def frames(self, after_ps: float = 0.0) -> BeadFrames:
+        """Return the valid frames later than `after_ps`, replica after replica, each replica one trajectory; no forces."""
+        keep = self.valid & (self.time_ps > after_ps)[:, None]
+        replica, saved = np.nonzero(keep.T)
+        temperature = np.array([outcome.temperature_kelvin for outcome in self.outcomes], np.float32)
+        return BeadFrames(
+            positions=self.positions[saved, replica],
+            forces=None,
+            species=self.species,
+            residue_index=self.residue_index,
+            chain_index=self.chain_index,
+            temperature=temperature[replica],
+            trajectory=replica.astype(np.int32),
+        )
+
+    def survival(self) -> np.ndarray:
+        """Return [n_saved]: the fraction of replicas that were inside the physical range up to each time."""
+        stopped = [np.nan if o.stopped_at_ps is None else o.stopped_at_ps for o in self.outcomes]
+        return survival_curve(np.asarray(stopped), self.time_ps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a summary as plain values."""
+        alive = self.valid[1:]
+        return {
+            "n_beads": int(self.positions.shape[2]),
+            "n_replicas": int(self.positions.shape[1]),
+            "n_saved_frames": int(self.valid.sum()),
+            "simulated_ps_per_replica": float(self.time_ps[-1]),
+            "surviving_fraction": float(self.valid[-1].mean()),
+            "mean_kinetic_temperature_kelvin": float(self.kinetic_temperature[1:][alive].mean()) if alive.any() else None,
+            "mean_potential_energy_kcal_per_mol": float(self.potential_energy[1:][alive].mean()) if alive.any() else None,
+            "replica_steps_per_second": self.replica_steps_per_second,
+            "neighbour_room_growths": self.room_growths,
+            "replicas": [asdict(outcome) for outcome in self.outcomes],
+            "config": self.config.to_dict(),
+        }
+
+    def table(self) -> str:
+        """Return the summary as a few lines of text."""
+        values, config = self.to_dict(), self.config
+        bath = f"Langevin, friction {config.friction_per_ps:g}/ps" if config.ensemble == "langevin" else "NVE"
+        kinetic = values["mean_kinetic_temperature_kelvin"]
+        lines = [
+            f"{values['n_replicas']} replicas of {values['n_beads']} beads, {values['simulated_ps_per_replica']:g} ps each, "
+            f"{bath}, {config.temperature_kelvin:g} K, time step {1000 * config.time_step_ps:g} fs",
+            f"kinetic temperature {kinetic:.1f} K" if kinetic is not None else "no frame inside the physical range",
+            f"{values['replica_steps_per_second']:.0f} replica-steps/s, compilation included",
+            f"{100 * values['surviving_fraction']:.0f} % of replicas inside the physical range to the end",
+        ]
+        lines += [f"  replica {o.replica} stopped at {o.stopped_at_ps:g} ps: {o.reason}" for o in self.outcomes if o.reason]
+        return "\n".join(lines)
+
+    def save(self, folder: Path | str, overwrite: bool = False) -> None:
+        """Write simulation.h5, topology.pdb, one DCD per replica (its valid frames), config.yaml and summary.json, atomically."""
+        with atomic_folder(folder, overwrite=overwrite) as aside:
+            self._write_h5(aside / "simulation.h5")
+            write_pdb(aside / "topology.pdb", self.positions[0, 0], self.residue_names, self.residue_index, self.chain_index)
+            interval = float(self.time_ps[1] - self.time_ps[0]) if len(self.time_ps) > 1 else 0.0
+            for replica in range(self.positions.shape[1]):
+                write_dcd(aside / f"replica_{replica:03d}.dcd", self.positions[self.valid[:, replica], replica], interval)
+            self.config.save(aside / "config.yaml")
+            (aside / "summary.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+
+    def _write_h5(self, path: Path) -> None:
+        with atomic_file(path) as aside, h5py.File(aside, "w") as file:
+            file.attrs["format"], file.attrs["version"] = "cg-simulation", SIMULATION_VERSION
+            for name in (
+                "positions",
+                "time_ps",
+                "potential_energy",
+                "kinetic_temperature",
+                "valid",
+                "species",
+                "residue_index",
+                "chain_index",
+            ):
+                file.create_dataset(name, data=getattr(self, name))
+            file.attrs["residue_names"] = json.dumps(self.residue_names)
+            file.attrs["outcomes"] = json.dumps([asdict(outcome) for outcome in self.outcomes])
+            file.attrs["config"] = json.dumps(self.config.to_dict())
+            file.attrs["replica_steps_per_second"] = self.replica_steps_per_second
+            file.attrs["room_growths"] = self.room_growths
+
+
+def load_simulation(folder: Path | str) -> Simulation:
+    """Read a simulation back from the folder that `Simulation.save` wrote."""
+    path = Path(folder) / "simulation.h5"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected the output folder of cg-eval simulate")
+    try:
+        with h5py.File(path, "r") as file:
+            attributes = dict(file.attrs)
+            arrays = {name: file[name][()] for name in file}
+    except OSError:
+        raise UserError(f"{path}: not an HDF5 file, or truncated: simulate again") from None
+    if attributes.get("format") != "cg-simulation" or attributes.get("version") != SIMULATION_VERSION:
+        raise UserError(f"{path}: expected a cg-simulation of version {SIMULATION_VERSION}: simulate again")
+    return Simulation(
+        **arrays,
+        outcomes=tuple(ReplicaOutcome(**values) for values in json.loads(attributes["outcomes"])),
+        residue_names=tuple(json.loads(attributes["residue_names"])),
+        config=SimulateConfig.parse(json.loads(attributes["config"]), str(path)),
+        replica_steps_per_second=float(attributes["replica_steps_per_second"]),
+        room_growths=int(attributes["room_growths"]),
+    )
+
+
+def starting_frames(frames: BeadFrames, n_replicas: int, temperature_kelvin: float | None = None) -> BeadFrames:
+    """Return `n_replicas` frames spread evenly over those nearest to a temperature, repeated where there are too few.
+
+    The temperature nearest to `temperature_kelvin` that the frames have is taken; None takes frames of all temperatures.
+    """
+    require(frames.n_frames > 0, "starting frames: there are none; choose a domain and a split that have frames")
+    candidates = np.arange(frames.n_frames)
+    if temperature_kelvin is not None:
+        distance = np.abs(np.asarray(frames.temperature) - temperature_kelvin)
+        candidates = np.flatnonzero(distance <= distance.min() + 1e-3)
+    return frames.select(candidates[np.arange(n_replicas) * len(candidates) // n_replicas])
+
+
+def simulate(bundle: "Bundle", start: BeadFrames, config: SimulateConfig | None = None, show_progress: bool = False) -> Simulation:
+    """Simulate one replica from each frame of `start` (see `starting_frames`) with a bundle's force field.
+
+    start.species are indices into bundle.species_names; its temperature and forces are not used. Replicas that leave the
+    physical range stop, with the reason recorded; the others go on.
+    """
+    config = config or SimulateConfig()
+    names = tuple(bundle.species_names[index] for index in np.asarray(start.species))
+    unknown = sorted(set(names) - set(RESIDUE_MASSES_AMU))
+    require(not unknown, f"simulate: no mass is known for species {unknown[0] if unknown else ''!r}; expected the 20 residues")
+    masses = np.array([RESIDUE_MASSES_AMU[name] for name in names])
+    energy = bundle.energy_fn(config.part)
+    return run_dynamics(energy, bundle.params, bundle.cutoff_angstrom, start, masses, config, names, show_progress)
+
+
+def run_dynamics(
+    energy: EnergyFn,
+    params: Params,
+    cutoff_angstrom: float,
+    start: BeadFrames,
+    masses: Array,
+    config: SimulateConfig,
+    residue_names: Sequence[str] | None = None,
+    show_progress: bool = False,
+) -> Simulation:
+    """Simulate one replica from each frame of `start` with any energy function; masses [n_beads] amu."""
+    from cg_eval.dynamics import start_motion
+
+    x = np.asarray(start.positions, config.precision)
+    x = x - x.mean(axis=1, keepdims=True)
+    motion = start_motion(x, masses, np.full(len(x), config.temperature_kelvin), config.seed, at_rest=config.ensemble == "nve")
+    runner = _Runner(energy, params, cutoff_angstrom, start, x, masses, config)
+    began, saved = time.monotonic(), []
+    with progress_bar() as bar:
+        task = bar.add_task("simulate", total=config.n_steps, visible=show_progress)
+        while True:
+            going = int(motion.step) < config.n_steps and bool((np.asarray(motion.failure) == 0).any())
+            after, row = runner.advance(motion, config.save_every_steps if going else 0)
+            saved.append(row)
+            if not going:
+                break
+            motion = after
+            bar.update(task, completed=int(motion.step))
+    seconds = time.monotonic() - began
+    return Simulation(
+        **{name: np.stack([row[name] for row in saved]) for name in saved[0]},
+        outcomes=_outcomes(motion, config),
+        species=np.asarray(start.species, np.int32),
+        residue_index=np.asarray(start.residue_index, np.int32),
+        chain_index=np.asarray(start.chain_index, np.int32),
+        residue_names=tuple(residue_names or ("UNK",) * x.shape[1]),
+        config=config,
+        replica_steps_per_second=int(motion.step) * len(x) / seconds,
+        room_growths=runner.growths,
+    )
+
+
+class _Runner:
+    """Holds the compiled block and its room for neighbours; grows it and compiles again where it was too small."""
+
+    def __init__(
+        self,
+        energy: EnergyFn,
+        params: Params,
+        cutoff_angstrom: float,
+        start: BeadFrames,
+        positions: Array,
+        masses: Array,
+        config: SimulateConfig,
+    ):
+        from cg_eval.dynamics import Integration
+        from cg_eval.replicas import make_replicas, most_neighbours
+        from cg_models.forces import energy_and_forces
+
+        self.config, self.params, self.cutoff, self.masses = config, params, cutoff_angstrom, np.asarray(masses)
+        self.replicas = make_replicas(len(positions), start.species, start.residue_index, start.chain_index)
+        self.check = range_check(self.replicas, config.physical_range, positions)
+        self.energy_and_forces = energy_and_forces(energy)
+        self.integration = Integration(config.time_step_ps, config.friction_per_ps if config.ensemble == "langevin" else None)
+        self.growths = 0
+        failed = np.asarray(self.check(positions))
+        if failed.any():
+            replica = int(np.flatnonzero(failed)[0])
+            raise UserError(
+                f"simulate: starting frame {replica} is outside the physical range ({explain(int(failed[replica]))}): "
+                "start from other frames, or widen physical_range"
+            )
+        self._compile(int(most_neighbours(positions, cutoff_angstrom)))
+
+    def _compile(self, most: int) -> None:
+        from cg_eval.dynamics import make_block
+
+        self.room = max(1, min(self.replicas.n_beads - 1, int(np.ceil(NEIGHBOUR_MARGIN * most)) + 1))
+        self.block = make_block(self.replicas, self.masses, self.energy_and_forces, self.cutoff, self.room, self.check, self.integration)
+
+    def advance(self, motion: "Motion", n_steps: int) -> tuple["Motion", dict[str, np.ndarray]]:
+        """Take `n_steps` steps; return the motion after them and the row to save of the motion before them."""
+        from cg_eval.dynamics import kinetic_temperature
+
+        after, potential = self.block(self.params, motion, n_steps)
+        while (most := int(after.most_neighbours)) > self.room:
+            self.growths += 1
+            logger.info("a bead has %d neighbours, room for %d: repeating the last block with more", most, self.room)
+            self._compile(most)
+            after, potential = self.block(self.params, motion, n_steps)
+        stopped = np.flatnonzero(np.asarray(after.failure) != np.asarray(motion.failure))
+        for replica in stopped:
+            step, reason = int(after.stopped_step[replica]), explain(int(after.failure[replica]))
+            logger.warning("replica %d left the physical range at step %d and was stopped: %s", replica, step, reason)
+        row = {
+            "positions": np.asarray(motion.positions, np.float32),
+            "time_ps": np.float64(int(motion.step) * self.config.time_step_ps),
+            "potential_energy": np.asarray(potential, np.float64),
+            "kinetic_temperature": kinetic_temperature(motion.momenta, self.masses, self.config.ensemble == "nve"),
+            "valid": np.asarray(motion.failure) == 0,
+        }
+        return after, row
+
+
+def _outcomes(motion: "Motion", config: SimulateConfig) -> tuple[ReplicaOutcome, ...]:
+    temperature = np.asarray(motion.temperature, np.float64)
+    outcomes = []
+    for replica, (failure, step) in enumerate(zip(np.asarray(motion.failure), np.asarray(motion.stopped_step), strict=True)):
+        stopped = float(step * config.time_step_ps) if failure else None
+        outcomes.append(ReplicaOutcome(replica, float(temperature[replica]), stopped, explain(int(failure)) or None))
+    return tuple(outcomes)
