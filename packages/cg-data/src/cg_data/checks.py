@@ -1,6 +1,7 @@
 """Quality control: which frames cannot be used and why; which data sets are in other units."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,8 +55,8 @@ def implausible(
     n_frames = len(positions)
     low, high = config.neighbour_distance_angstrom
     steps = bond_lengths(positions, geometry.neighbours)
-    strained = ((steps < low) | (steps > high)).any(axis=1)
-    broken = (lengths > config.max_bond_angstrom).any(axis=1)
+    strained = np.any((steps < low) | (steps > high), axis=1)
+    broken = np.any(lengths > config.max_bond_angstrom, axis=1)
     large = np.zeros(n_frames, bool)
     if forces is not None:
         flat = forces.reshape(n_frames, -1)
@@ -88,7 +89,7 @@ def wrong_length_unit(distance: float, where: str) -> UserError:
     return UserError(f"{where}/coords: median CA-CA distance of neighbours {distance:.3g}; expected about 3.8 angstrom{hint}")
 
 
-def _first_reason(n_frames: int, **failed: np.ndarray) -> np.ndarray:
+def _first_reason(n_frames: int, **failed: Any) -> np.ndarray:
     reasons = np.full(n_frames, -1)
     for name, frames in reversed(failed.items()):
         reasons[frames] = REASONS.index(name)

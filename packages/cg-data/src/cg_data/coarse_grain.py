@@ -348,8 +348,7 @@ def _record(maps: list[ChosenMap], products: list[ForceProducts], structure: Str
     options = config.force_map
     if not maps:
         return ForceMapRecord(kind="none", requested=options.kind)
-    counts = np.array([p.n_frames.sum() for p in products])
-    names = sorted({name for m in maps for name in m.scores})
+    counts = [int(p.n_frames.sum()) for p in products]
     fitted = any(m.kind.startswith("optimal") for m in maps)
     ridges = {m.ridge for m in maps}
     return ForceMapRecord(
@@ -357,17 +356,18 @@ def _record(maps: list[ChosenMap], products: list[ForceProducts], structure: Str
         requested=options.kind,
         ridge=ridges.pop() if len(ridges) == 1 else None,
         n_folds=options.n_folds if fitted else 0,
-        n_frames=int(counts.sum()),
+        n_frames=sum(counts),
         n_weights=max(m.n_weights for m in maps),
         n_constraints=len(structure.rigid),
-        scores={
-            name: float(
-                np.average(
-                    [m.scores[name] for m in maps if name in m.scores],
-                    weights=[c for m, c in zip(maps, counts, strict=True) if name in m.scores],
-                )
-            )
-            for name in names
-        },
+        scores=_mean_scores(maps, counts),
         note="; ".join(dict.fromkeys(m.note for m in maps if m.note)),
     )
+
+
+def _mean_scores(maps: list[ChosenMap], counts: list[int]) -> dict[str, float]:
+    """Return each kind's score averaged over the maps that have it, by frames."""
+    scores = {}
+    for name in sorted({name for m in maps for name in m.scores}):
+        having = [(m.scores[name], count) for m, count in zip(maps, counts, strict=True) if name in m.scores]
+        scores[name] = sum(score * count for score, count in having) / sum(count for _, count in having)
+    return scores

@@ -82,7 +82,7 @@ class MappingConfig(Configuration):
     """`ca`, `backbone` (N, CA, C), or the path of a YAML file with a linear map."""
     species: str = "residue"
     """`residue` (20), `charge` (4), or the path of a YAML table from residue (and bead) to species."""
-    residue_variants: dict[str, str] = {}
+    residue_variants: dict[str, str] = pydantic.Field(default_factory=dict)
     """Further residue names, each with the standard residue it counts as."""
 
 

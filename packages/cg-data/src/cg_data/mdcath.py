@@ -94,9 +94,26 @@ class MdcathSource:
         )
 
 
+class MdcathFile:
+    """An open mdCATH file."""
+
+    def __init__(self, file: h5py.File):
+        self._file = file
+        self.domains = tuple(name for name, item in file.items() if isinstance(item, h5py.Group))
+
+    def n_residues(self, domain: str) -> int | None:
+        """Return the number of residues the file states for a domain, None where it does not."""
+        stated = self._file[domain].attrs.get("numResidues")
+        return None if stated is None else int(stated)
+
+    def source(self, domain: str) -> MdcathSource:
+        """Return a domain's atoms and trajectories; `UserError` where they are not laid out as mdCATH."""
+        return MdcathSource(self._file, domain)
+
+
 @contextlib.contextmanager
-def open_mdcath(path: Path | str) -> Iterator[list[MdcathSource]]:
-    """Open an mdCATH file and yield its domains (nearly always one).
+def open_mdcath(path: Path | str) -> Iterator[MdcathFile]:
+    """Open an mdCATH file.
 
     Raises `UserError` where it is missing, not HDF5, truncated, or not laid out as mdCATH.
     """
@@ -107,9 +124,9 @@ def open_mdcath(path: Path | str) -> Iterator[list[MdcathSource]]:
     except OSError as error:
         raise UserError(f"{path}: {_open_failure(error)}") from None
     with file:
-        domains = [name for name, item in file.items() if isinstance(item, h5py.Group)]
-        require(bool(domains), f"{path}: no domain found; expected one group per domain, as in mdcath_dataset_<domain>.h5")
-        yield [MdcathSource(file, domain) for domain in domains]
+        opened = MdcathFile(file)
+        require(bool(opened.domains), f"{path}: no domain found; expected one group per domain, as in mdcath_dataset_<domain>.h5")
+        yield opened
 
 
 def _open_failure(error: OSError) -> str:

@@ -1,39 +1,245 @@
-"""`prepare`: from all-atom files to a dataset folder."""
+"""`prepare`: from all-atom files to a dataset folder, in any number of processes, from wherever it stopped."""
 
+import contextlib
+import fcntl
+import functools
+import glob
+import hashlib
+import json
 import logging
-from collections.abc import Sequence
+import multiprocessing
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from rich.progress import Progress
+
+from cg_data.atomic import atomic_file
+from cg_data.atoms import AtomSource
 from cg_data.coarse_grain import coarse_grain
+from cg_data.command_line import progress_bar, set_up_logging
 from cg_data.config import PrepareConfig
-from cg_data.errors import UserError
+from cg_data.errors import UserError, require
 from cg_data.mapping import species_names_of
 from cg_data.mdcath import open_mdcath
-from cg_data.store import Dataset, open_dataset, write_domain, write_index
+from cg_data.store import Dataset, DomainData, open_dataset, read_record, write_domain, write_index
 
 logger = logging.getLogger("cg_data")
 
+MDCATH_NAME = re.compile(r"mdcath_(?:noh_)?dataset_(.+)\.h5")
+NOT_OPTIONS = {"inputs", "workers", "share", "memory_megabytes"}
+"""Parts of the configuration that do not change what is written about a domain."""
+
 
 def prepare(config: PrepareConfig, output: Path | str) -> Dataset:
-    """Prepare all inputs into the dataset folder `output`, and open it."""
+    """Prepare every domain of the inputs into the dataset folder `output`, and open it.
+
+    Domains already there are kept, so that a run that was stopped continues and a finished data set grows. A file that cannot be
+    used is logged, named with its reason in the index (`Dataset.info.refused`), and does not keep the others from being prepared.
+
+    Raises `UserError` where there is no input, none of it can be used, or `output` was prepared with other options.
+    """
     output = Path(output)
-    files = find_inputs(config.inputs)
-    refused: dict[str, str] = {}
-    output.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        try:
-            with open_mdcath(file) as sources:
-                for source in sources:
-                    data = coarse_grain(source, config)
-                    write_domain(output, source.domain, data, config.split)
-        except UserError as error:
-            refused[str(file)] = str(error)
-            logger.error("%s", error)
-    config.save(output / "config.yaml")
-    write_index(output, species_names_of(config.mapping), config.mapping.beads, {}, refused)
+    files = find_inputs(config)
+    created = not output.exists()
+    _claim(output, config)
+    start, count = config.share
+    require(0 <= start < count, f"share {start},{count}: expected index,count with 0 <= index < count")
+    errors = _prepare_files(files[start::count], config, output)
+    for error in errors:
+        logger.error("%s", error)
+    if not any((output / "domains").glob("[!.]*/domain.json")) and errors:
+        if created:
+            shutil.rmtree(output)
+        more = f" (and {len(errors) - 1} more inputs, all refused)" if len(errors) > 1 else ""
+        raise UserError(f"{errors[0]}{more}")
+    return merge(output)
+
+
+def merge(output: Path | str) -> Dataset:
+    """Write the index of a dataset folder from the domains that are in it, and open it."""
+    output = Path(output)
+    require((output / "config.yaml").is_file(), f"{output}: no config.yaml; expected the output folder of cg-data prepare")
+    config = PrepareConfig.load(output / "config.yaml")
+    refused = {}
+    for file in sorted((output / "refused").glob("*.txt")):
+        refused[file.stem] = file.read_text().strip()
+    write_index(output, species_names_of(config.mapping), config.mapping.beads, options_of(config), refused)
     return open_dataset(output)
 
 
-def find_inputs(inputs: Sequence[str]) -> list[Path]:
-    """Return the files."""
-    return [Path(i) for i in inputs]
+def options_of(config: PrepareConfig) -> dict[str, Any]:
+    """Return the options that decide what is written about a domain, as plain values."""
+    return {key: value for key, value in config.to_dict().items() if key not in NOT_OPTIONS}
+
+
+def find_inputs(config: PrepareConfig) -> list[Path]:
+    """Return the sorted files that the inputs name, without those whose name shows that the domain is not asked for."""
+    files: set[Path] = set()
+    for text in config.inputs:
+        path = Path(text)
+        if path.is_dir():
+            found = sorted(path.glob("mdcath_dataset_*.h5"))
+            require(bool(found), f"{path}: no mdcath_dataset_*.h5 in this folder: give the files themselves")
+        elif path.exists() or not glob.has_magic(text):
+            found = [path]
+        else:
+            found = [Path(name) for name in glob.glob(text)]
+            require(bool(found), f"{text}: matches no file")
+        files.update(found)
+    require(bool(files), "no input: give mdCATH files, a folder of them, or a pattern")
+    wanted = config.select.domains
+    if wanted is not None:
+        names = {file: MDCATH_NAME.fullmatch(file.name) for file in files}
+        files = {file for file, match in names.items() if match is None or match[1] in wanted}
+        require(bool(files), f"select.domains: none of {', '.join(wanted[:5])} is among the inputs")
+    return sorted(files, key=lambda file: (file.name, str(file)))
+
+
+def _claim(output: Path, config: PrepareConfig) -> None:
+    """Make the folder, or make sure that it was prepared with the same options."""
+    saved = output / "config.yaml"
+    if saved.is_file():
+        difference = _first_difference(options_of(PrepareConfig.load(saved)), options_of(config))
+        if difference:
+            raise UserError(f"{output}: was prepared with other options ({difference}): choose another folder, or the same options")
+        return
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output}: already exists and is no dataset folder: choose another or remove it")
+    # Where a share of an array is prepared, its number is not an option of the data set.
+    config.model_copy(update={"share": (0, 1)}).save(saved)
+
+
+def _first_difference(before: Any, now: Any, key: str = "") -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in sorted(before.keys() | now.keys()):
+            difference = _first_difference(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+            if difference:
+                return difference
+        return ""
+    return "" if before == now else f"{key}: {before!r} then, {now!r} now"
+
+
+def _prepare_files(files: Sequence[Path], config: PrepareConfig, output: Path) -> list[str]:
+    with progress_bar() as bar:
+        overall = bar.add_task("domains", total=len(files))
+        errors: list[str] = []
+        if config.workers == 1 or len(files) < 2:
+            for file in files:
+                errors += prepare_file(file, config, output, bar)
+                bar.advance(overall)
+            return errors
+        with _one_thread_each(), ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn"), set_up_logging) as pool:
+            for found in pool.map(prepare_file, files, [config] * len(files), [output] * len(files)):
+                errors += found
+                bar.advance(overall)
+        return errors
+
+
+def prepare_file(file: Path, config: PrepareConfig, output: Path, bar: Progress | None = None) -> list[str]:
+    """Prepare the domains of one file that are not prepared yet; return the reasons for those that cannot be."""
+    reasons: list[str] = []
+    try:
+        with open_mdcath(file) as opened:
+            for domain in opened.domains:
+                if not _is_wanted(domain, opened.n_residues(domain), config):
+                    continue
+                fingerprint = _fingerprint(file, domain, config)
+                try:
+                    source = functools.partial(opened.source, domain)
+                    _prepare_domain(domain, source, file, fingerprint, config, output, bar)
+                except UserError as error:
+                    reasons.append(str(error))
+    except UserError as error:
+        reasons.append(str(error))
+    refusal = output / "refused" / f"{file.name}.txt"
+    if reasons:
+        with atomic_file(refusal) as aside:
+            aside.write_text("; ".join(" ".join(reason.split()) for reason in reasons) + "\n")
+    else:
+        refusal.unlink(missing_ok=True)
+    return reasons
+
+
+def _is_wanted(domain: str, n_residues: int | None, config: PrepareConfig) -> bool:
+    select = config.select
+    if select.domains is not None and domain not in select.domains:
+        return False
+    return select.residues is None or n_residues is None or select.residues[0] <= n_residues <= select.residues[1]
+
+
+def _prepare_domain(
+    domain: str,
+    source_of: Callable[[], AtomSource],
+    file: Path,
+    fingerprint: str,
+    config: PrepareConfig,
+    output: Path,
+    bar: Progress | None,
+) -> None:
+    with _lock(output / "domains", domain):
+        record = output / "domains" / domain / "domain.json"
+        if record.is_file() and read_record(record).fingerprint == fingerprint:
+            return
+        source = source_of()
+        data = _with_progress(source, config, bar)
+        write_domain(output, domain, data_with(data, file.name, fingerprint), config.split)
+    kind, scores = (data.force_map.kind, data.force_map.scores) if data.force_map else ("none", {})
+    gain = f", mean square force {scores[kind]:.4g} (slice {scores['slice']:.4g})" if kind in scores else ""
+    logger.info("%s: %d beads, %d frames, map %s%s", domain, data.frames.n_beads, data.frames.n_frames, kind, gain)
+
+
+def data_with(data: DomainData, source: str, fingerprint: str) -> DomainData:
+    """Return the data with where they came from."""
+    return DomainData(**{**vars(data), "source": source, "fingerprint": fingerprint})
+
+
+def _with_progress(source: AtomSource, config: PrepareConfig, bar: Progress | None) -> DomainData:
+    if bar is None:
+        return coarse_grain(source, config)
+    task = bar.add_task(source.domain, total=sum(t.n_frames for t in source.trajectories))
+    try:
+        return coarse_grain(source, config, lambda n_frames: bar.advance(task, n_frames))
+    finally:
+        bar.remove_task(task)
+
+
+def _fingerprint(file: Path, domain: str, config: PrepareConfig) -> str:
+    identity = {"file": file.name, "bytes": file.stat().st_size, "domain": domain, "options": options_of(config)}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, domain: str) -> Iterator[None]:
+    """Hold the domain against other processes; what a killed one left half-written is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".{domain}.lock"
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for left in folder.glob(f".{domain}.*"):
+            if left.suffix in (".tmp", ".old"):
+                shutil.rmtree(left, ignore_errors=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let worker processes started inside use one BLAS thread each: they already fill the cores."""
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

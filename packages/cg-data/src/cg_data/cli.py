@@ -1,0 +1,122 @@
+"""The command line of cg-data."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cg_data.command_line import run_app
+from cg_data.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder made by cg-data prepare.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder or file to write.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    run_app(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from cg_data import __version__
+
+        typer.echo(f"cg-data {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def cg_data(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """All-atom protein trajectories with forces to coarse-grained bead datasets."""
+
+
+@app.command(epilog="Example: cg-data prepare examples/data/mdcath -o dataset split.held_out_domains=[1pinA01]")
+def prepare(
+    output: Output,
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="[INPUT]... [KEY=VALUE]...", help="Files, folders, patterns; then options.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of options; cg-data template prints one.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes, each preparing one domain at a time.")] = None,
+    share: Annotated[
+        str | None, typer.Option("--share", metavar="I/N", help="Prepare share I (from 0) of N; the last step is merge.")
+    ] = None,
+    keep_going: Annotated[bool, typer.Option("--keep-going", help="Exit code 0 even where some inputs are refused.")] = False,
+) -> None:
+    """Turn all-atom trajectories into a dataset of beads; continue one that was interrupted; add to one that is finished."""
+    from cg_data.config import PrepareConfig
+    from cg_data.pipeline import prepare as run
+
+    overrides = [text for text in inputs or [] if _is_override(text)]
+    files = [text for text in inputs or [] if not _is_override(text)]
+    if files:
+        overrides.append(f"inputs={files}")
+    if workers is not None:
+        overrides.append(f"workers={workers}")
+    if share is not None:
+        overrides.append(f"share=[{share.replace('/', ',')}]")
+    dataset = run(PrepareConfig.load(config, overrides), output)
+    typer.echo(f"{output}: {len(dataset.domains)} domains; see cg-data inspect {output}")
+    if dataset.info.refused and not keep_going:
+        raise UserError(f"{output}: {len(dataset.info.refused)} inputs were refused, the others are prepared; --keep-going accepts that")
+
+
+@app.command(epilog="Example: cg-data merge dataset")
+def merge(dataset: DatasetFolder) -> None:
+    """Write the index of a dataset prepared in shares."""
+    from cg_data.pipeline import merge as run
+
+    typer.echo(f"{dataset}: {len(run(dataset).domains)} domains")
+
+
+@app.command(epilog="Example: cg-data inspect dataset --plots dataset.png")
+def inspect(
+    dataset: DatasetFolder,
+    plots: Annotated[Path | None, typer.Option("--plots", help="Write a page of plots: .png, .pdf or .svg.")] = None,
+) -> None:
+    """Print, and plot, what is in a dataset."""
+    from cg_data.report import describe, measure, plot
+    from cg_data.store import open_dataset
+
+    opened = open_dataset(dataset)
+    measured = measure(opened)
+    typer.echo(describe(opened, measured))
+    if plots is not None:
+        plot(opened, measured, plots)
+        typer.echo(f"plots: {plots}")
+
+
+@app.command(epilog="Example: cg-data verify dataset")
+def verify(dataset: DatasetFolder) -> None:
+    """Compute all checksums again and check that a dataset is sound."""
+    from cg_data.verify import verify as run
+
+    problems = run(dataset)
+    for problem in problems:
+        sys.stderr.write(f"error: {problem}\n")
+    if problems:
+        raise typer.Exit(2)
+    typer.echo(f"{dataset}: sound")
+
+
+@app.command(epilog="Example: cg-data template > prepare.yaml")
+def template() -> None:
+    """Print the options of prepare with their defaults, as YAML."""
+    import yaml
+
+    from cg_data.config import PrepareConfig
+
+    typer.echo(yaml.safe_dump(PrepareConfig().to_dict(), sort_keys=False), nl=False)
+
+
+def _is_override(text: str) -> bool:
+    return "=" in text and not Path(text).exists()
+
+
+if __name__ == "__main__":
+    main()
