@@ -1,0 +1,1 @@
+"""Networks: one folder each, of configuration, network and layers."""

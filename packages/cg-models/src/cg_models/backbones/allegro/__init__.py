@@ -1,0 +1,1 @@
+"""Allegro: strictly local equivariant network with energies of edges."""

@@ -1,0 +1,72 @@
+"""Allegro as a function: geometry and species in, energies of beads out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cg_data.contracts import Array
+from cg_models.backbones.allegro.config import AllegroConfig
+from cg_models.backbones.allegro.layers import environment, mix_channels, n_paths, plan_layers, product
+from cg_models.edges import Edges
+from cg_models.equivariant import harmonic_irreps, spherical_harmonics
+from cg_models.layers import Parameter, linear, mlp, silu
+from cg_models.radial import bessel_basis
+from cg_models.shell import Setting
+
+RESIDUAL = 0.5
+"""Weight of a layer's update against the latent it updates; together they keep the latent's variance."""
+
+
+def bead_energies(parameter: Parameter, edges: Edges, species: Array, config: AllegroConfig, setting: Setting) -> Array:
+    """Return [n_beads] energies in units of the model's energy scale: sums over the edges that a bead receives.
+
+    Musaelian et al., doi:10.1038/s41467-023-36329-y, eqs. 7-16, with tensor features [..., channels, components]. Every latent
+    is a multiple of the envelope, so are all weights made from it without bias, so everything vanishes twice differentiably at
+    the cutoff.
+    """
+    channels, hidden = config.num_features, config.mlp_n_hidden
+    harmonics = harmonic_irreps(config.l_max, config.parity)
+    degrees = len(harmonics)
+    per_sqrt_neighbour = float(1 / np.sqrt(setting.avg_num_neighbors))
+    envelope = edges.envelope[..., None]
+    residual = jnp.asarray(1 / np.sqrt(1 + RESIDUAL**2), envelope.dtype)
+    directions = spherical_harmonics(edges.directions, config.l_max)
+
+    latent = envelope * two_body(parameter, edges, species, config, setting)
+    weights = linear(parameter, "embed", latent, degrees * channels)
+    features = tensor(weights, directions, degrees, channels)
+    for number, layer in enumerate(plan_layers(config.l_max, config.layers, config.parity)):
+        weights = linear(parameter, f"environment_{number}", latent, degrees * channels)
+        weights = weights.reshape(*weights.shape[:-1], degrees, channels)
+        environments = environment(weights, directions, edges, config.l_max, per_sqrt_neighbour)
+        paths = parameter(f"paths_{number}", (n_paths(layer, harmonics), channels))
+        features = product(features, environments, paths, layer, harmonics, edges)
+        mixing = parameter(f"mix_{number}", (len(layer.outputs), channels, channels)) * jnp.asarray(1 / np.sqrt(channels), features.dtype)
+        features = mix_channels(features, mixing, layer.outputs)
+        inputs = jnp.concatenate([latent, features[..., 0]], -1)
+        update = envelope * mlp(parameter, f"latent_{number}", inputs, hidden, config.mlp_n_layers, hidden)
+        latent = (latent + RESIDUAL * update) * residual
+    readout = linear(parameter, "readout", silu(linear(parameter, "readout_hidden", latent, hidden)), 1)
+    return edges.sum(readout[..., 0]) * jnp.asarray(per_sqrt_neighbour, readout.dtype)
+
+
+def two_body(parameter: Parameter, edges: Edges, species: Array, config: AllegroConfig, setting: Setting) -> Array:
+    """Return the latent of edges from their length and their two species, [..., mlp_n_hidden].
+
+    Species enter the first layer through one-hot products, whose gradient needs no scatter.
+    """
+    hidden = config.mlp_n_hidden
+    one_hot = jax.nn.one_hot(species, setting.n_species, dtype=edges.lengths.dtype)
+    centre = edges.of_receivers(one_hot @ parameter("species_receiver", (setting.n_species, hidden)))
+    neighbour = edges.of_senders(one_hot) @ parameter("species_sender", (setting.n_species, hidden))
+    radial = bessel_basis(edges.lengths, config.num_radial, setting.cutoff_angstrom) * jnp.asarray(
+        setting.cutoff_angstrom**1.5 / 4, one_hot.dtype
+    )
+    x = (centre + neighbour + linear(parameter, "radial", radial, hidden)) * jnp.asarray(1 / np.sqrt(3), one_hot.dtype)
+    return mlp(parameter, "two_body", silu(x), hidden, config.mlp_n_layers - 1, hidden)
+
+
+def tensor(weights: Array, directions: Array, degrees: int, channels: int) -> Array:
+    """Return w_cl Y_lm, [..., degrees * channels] and [..., degrees^2] -> [..., channels, degrees^2]."""
+    per_degree = weights.reshape(*weights.shape[:-1], degrees, channels)
+    return jnp.concatenate([per_degree[..., n, :, None] * directions[..., None, n**2 : (n + 1) ** 2] for n in range(degrees)], -1)

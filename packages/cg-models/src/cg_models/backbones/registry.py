@@ -1,0 +1,39 @@
+"""Every backbone by name. A new one is a folder and a line here."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cg_data.configuration import Configuration
+from cg_models.backbones.allegro.config import SIZES as ALLEGRO_SIZES
+from cg_models.backbones.allegro.config import AllegroConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A backbone: its options, named sizes, how many cutoffs far a bead sees; `energies` is imported when first used."""
+
+    config: type[Configuration]
+    sizes: Mapping[str, Mapping[str, Any]]
+    reach: Callable[[Any], int]
+
+    @property
+    def kind(self) -> str:
+        """Name in configurations and bundles."""
+        return str(self.config.model_fields["kind"].default)
+
+    @property
+    def energies(self) -> Callable[..., Any]:
+        """The network: `bead_energies(parameter, edges, species, config, setting) -> [n_beads]`."""
+        # Late, so that reading a configuration or `--help` does not import jax.
+        network: Callable[..., Any] = importlib.import_module(f"cg_models.backbones.{self.kind}.network").bead_energies
+        return network
+
+
+BACKBONES = (Backbone(AllegroConfig, ALLEGRO_SIZES, lambda config: 1),)
+
+
+def backbone_of(config: Any) -> Backbone:
+    """Return the backbone that a configuration belongs to."""
+    return next(backbone for backbone in BACKBONES if backbone.config is type(config))
