@@ -1,7 +1,10 @@
+import importlib.metadata
+
 import pytest
 import typer
+from typer.testing import CliRunner
 
-from cg_data.command_line import run_app, track
+from cg_data.command_line import new_app, run_app, track
 from cg_data.errors import UserError
 
 
@@ -29,3 +32,17 @@ def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch):
 
 def test_tracked_items_come_through_unchanged():
     assert list(track(range(5), "count")) == [0, 1, 2, 3, 4]
+
+
+def test_an_application_tells_its_version_and_describes_itself():
+    app = new_app("cg-data", "What it is for.")
+
+    @app.command()
+    def verb() -> None:
+        """Do something."""
+
+    version = CliRunner().invoke(app, ["--version"])
+    assert (version.exit_code, version.output) == (0, f"cg-data {importlib.metadata.version('cg-data')}\n")
+    shown = CliRunner().invoke(app, ["--help"]).output
+    assert "What it is for." in shown
+    assert "Do something." in shown

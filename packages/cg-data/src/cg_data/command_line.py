@@ -1,10 +1,11 @@
 """What every command line of the workspace shares: one-line errors, logging, progress."""
 
+import importlib.metadata
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -14,6 +15,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cg_data.errors import UserError
 
 Item = TypeVar("Item")
+
+
+def new_app(package: str, description: str) -> typer.Typer:
+    """Return a package's typer application, alike in all of them: description, `--version`, plain help, plain tracebacks."""
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            typer.echo(f"{package} {importlib.metadata.version(package)}")
+            raise typer.Exit
+
+    @app.callback(help=description)
+    def options(
+        version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")] = False,
+    ) -> None:
+        pass
+
+    return app
 
 
 def run_app(app: typer.Typer | Callable[[], None]) -> None:
