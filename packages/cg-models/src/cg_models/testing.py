@@ -1,0 +1,276 @@
+"""Claims that every backbone must hold, as a class of tests that its own test class inherits.
+
+    class TestAllegro(BackboneClaims):
+        backbone = {"kind": "allegro", "layers": 2, "num_features": 4}
+        golden = (0.123, -0.456)
+
+Run by pytest with `jax_enable_x64` on; needs nothing but this package.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from cg_data.contracts import Array, BeadGraph
+from cg_data.topology import frame_graph
+
+from cg_models.config import ModelConfig
+from cg_models.forces import energy_and_forces
+from cg_models.graph import dense, pack, plan_budget
+from cg_models.hybrid import Model, build_model
+from cg_models.statistics import ModelStatistics
+
+SPECIES = ("ALA", "GLY", "LYS", "TRP")
+CUTOFF = 9.0
+EXACT = 1e-10
+"""Relative tolerance of identities in float64."""
+SINGLE = 2e-5
+"""Relative tolerance of identities in float32."""
+DERIVATIVE = 1e-6
+"""Relative tolerance of a central difference in float64."""
+BUDGET_BEADS, BUDGET_EDGES = 14, 14 * 13
+
+
+def random_chain(n_beads: int, seed: int = 0, bond: float = 3.8, closest: float = 3.5) -> np.ndarray:
+    """Return a compact self-avoiding chain, [n_beads, 3] float64 angstrom."""
+    rng = np.random.default_rng(seed)
+    points = [np.zeros(3)]
+    while len(points) < n_beads:
+        step = rng.normal(size=3) - 0.15 * (points[-1] - np.mean(points, 0))
+        candidate = points[-1] + bond * step / np.linalg.norm(step)
+        if min(np.linalg.norm(candidate - point) for point in points) > closest:
+            points.append(candidate)
+    return np.asarray(points)
+
+
+def random_rotation(seed: int = 0) -> np.ndarray:
+    """Return a proper rotation, [3, 3] float64, uniform over SO(3)."""
+    q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    q = q * np.sign(np.diag(r))
+    return q * np.linalg.det(q)
+
+
+def chain_graph(positions: Array, seed: int = 0, cutoff: float = CUTOFF, padded: bool = True) -> BeadGraph:
+    """Return the flat graph of a chain of random species, padded to the one size that most claims share."""
+    n_beads = len(positions)
+    species = np.random.default_rng(seed).integers(0, len(SPECIES), n_beads).astype(np.int32)
+    index = np.arange(n_beads, dtype=np.int32)
+    graph = frame_graph(positions, species, index, np.zeros(n_beads, np.int32), cutoff)
+    if not padded:
+        return graph
+    budget = dataclasses.replace(plan_budget([graph], 1), n_beads=BUDGET_BEADS, n_edges=BUDGET_EDGES)
+    tuples = {"n_bonds": BUDGET_BEADS, "n_angles": BUDGET_BEADS, "n_dihedrals": BUDGET_BEADS}
+    return pack([graph], dataclasses.replace(budget, **tuples))
+
+
+@functools.cache
+def _built(options: str) -> tuple[Model, Any, Callable[..., tuple[Array, Array]]]:
+    config = ModelConfig.parse(json.loads(options), "test")
+    model = build_model(config, SPECIES, None, ModelStatistics(avg_num_neighbors=6.0, species_offsets=(0.1, -0.2, 0.3, 0.0)))
+    params = model.init(jax.random.key(7))
+    return model, params, jax.jit(energy_and_forces(model.energy))
+
+
+class BackboneClaims:
+    """Inherit, set `backbone` (options of a small model) and `golden` (first energies), and pytest checks the contract.
+
+    chiral: options that make the backbone tell mirror images apart, or None where it cannot.
+    """
+
+    backbone: ClassVar[Mapping[str, Any]]
+    golden: ClassVar[tuple[float, ...]]
+    chiral: ClassVar[Mapping[str, Any] | None] = None
+
+    def built(self, precision: str = "float64", **more: Any) -> tuple[Model, Any, Callable[..., tuple[Array, Array]]]:
+        """Return the model, its parameters and its compiled energies and forces."""
+        options = {"mode": "backbone", "cutoff_angstrom": CUTOFF, "precision": precision, "backbone": {**self.backbone, **more}}
+        return _built(json.dumps(options, sort_keys=True))
+
+    def evaluate(self, graph: BeadGraph, precision: str = "float64", **more: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return energies and forces of a graph as NumPy arrays."""
+        _, params, compiled = self.built(precision, **more)
+        energies, forces = compiled(params, graph)
+        return np.asarray(energies), np.asarray(forces)
+
+    def test_forces_equal_negative_energy_gradient(self) -> None:
+        positions = random_chain(12)
+        graph = chain_graph(positions)
+        forces = self.evaluate(graph)[1][:12]
+        step, directions = 1e-4, np.random.default_rng(1).normal(size=(12, 12, 3))
+        for direction in directions:
+            sides = [np.pad(positions + sign * step * direction, ((0, 2), (0, 0))) for sign in (1, -1)]
+            up, down = (self.evaluate(dataclasses.replace(graph, positions=side))[0].sum() for side in sides)
+            np.testing.assert_allclose((down - up) / (2 * step), (forces * direction).sum(), rtol=DERIVATIVE, atol=DERIVATIVE)
+
+    def test_rotation_turns_forces_and_leaves_energies(self) -> None:
+        positions, rotation = random_chain(12), random_rotation()
+        for precision, tolerance in (("float64", EXACT), ("float32", SINGLE)):
+            dtype = np.dtype(precision)
+            energies, forces = self.evaluate(chain_graph(positions.astype(dtype)), precision)
+            turned, turned_forces = self.evaluate(chain_graph((positions @ rotation.T).astype(dtype)), precision)
+            _close(turned, energies, tolerance)
+            _close(turned_forces, forces @ rotation.T.astype(dtype), tolerance)
+
+    def test_reflection_leaves_energies_of_a_model_with_parity(self) -> None:
+        positions = random_chain(12)
+        energies, forces = self.evaluate(chain_graph(positions))
+        mirrored, mirrored_forces = self.evaluate(chain_graph(positions * [1, 1, -1]))
+        _close(mirrored, energies, EXACT)
+        _close(mirrored_forces, forces * [1, 1, -1], EXACT)
+
+    def test_without_parity_a_chain_differs_from_its_mirror_image(self) -> None:
+        if self.chiral is None:
+            return
+        positions = random_chain(12)
+        energies, _ = self.evaluate(chain_graph(positions), **self.chiral)
+        mirrored, _ = self.evaluate(chain_graph(positions * [1, 1, -1]), **self.chiral)
+        turned, _ = self.evaluate(chain_graph(positions @ random_rotation().T), **self.chiral)
+        assert np.abs(mirrored - energies).max() > 1e-5 * np.abs(energies).max()
+        _close(turned, energies, EXACT)
+
+    def test_translation_changes_nothing(self) -> None:
+        positions = random_chain(12)
+        _close(self.evaluate(chain_graph(positions + [3.0, -20.0, 7.5])), self.evaluate(chain_graph(positions)), EXACT)
+
+    def test_permuted_beads_and_edges_permute_the_result(self) -> None:
+        rng = np.random.default_rng(3)
+        graph = chain_graph(random_chain(12))
+        order, edges = rng.permutation(BUDGET_BEADS), rng.permutation(BUDGET_EDGES)
+        place = np.argsort(order).astype(np.int32)
+        beads = ("positions", "species", "residue_index", "chain_index", "frame", "bead_mask")
+        permuted = dataclasses.replace(
+            graph,
+            **{name: getattr(graph, name)[order] for name in beads},
+            senders=place[graph.senders][edges],
+            receivers=place[graph.receivers][edges],
+            edge_mask=graph.edge_mask[edges],
+        )
+        energies, forces = self.evaluate(graph)
+        permuted_energies, permuted_forces = self.evaluate(permuted)
+        _close(permuted_energies, energies[order], EXACT)
+        _close(permuted_forces, forces[order], EXACT)
+
+    def test_padding_of_beads_and_edges_changes_nothing(self) -> None:
+        positions = random_chain(12)
+        for precision, tolerance in (("float64", 1e-12), ("float32", 2e-6)):
+            points = positions.astype(precision)
+            energies, forces = self.evaluate(chain_graph(points, padded=False), precision)
+            padded, padded_forces = self.evaluate(chain_graph(points), precision)
+            _close(padded[:12], energies, tolerance)
+            _close(padded_forces[:12], forces, tolerance)
+            assert not padded[12:].any()
+            assert not padded_forces[12:].any()
+
+    def test_coincident_padding_and_garbage_edges_change_nothing(self) -> None:
+        graph = chain_graph(random_chain(12))
+        rng = np.random.default_rng(5)
+        positions = graph.positions.copy()
+        positions[12:] = positions[0]
+        used = graph.edge_mask
+        senders, receivers = (np.where(used, edges, rng.integers(0, 12, len(used))) for edges in (graph.senders, graph.receivers))
+        spoilt = dataclasses.replace(graph, positions=positions, senders=senders.astype(np.int32), receivers=receivers.astype(np.int32))
+        _close(self.evaluate(spoilt), self.evaluate(graph), 1e-12)
+
+    def test_the_gradient_of_a_force_loss_is_finite_with_padding(self) -> None:
+        model, params, _ = self.built()
+        graph = chain_graph(random_chain(12))
+
+        @jax.jit
+        def gradient(params: Any, graph: BeadGraph) -> Any:
+            return jax.grad(lambda p: (energy_and_forces(model.energy)(p, graph)[1] ** 2).sum())(params)
+
+        leaves = jax.tree.leaves(gradient(params, graph))
+        assert all(np.isfinite(leaf).all() for leaf in leaves)
+        assert any(np.abs(leaf).max() > 0 for leaf in leaves)
+
+    def test_coincident_beads_give_finite_energies_and_forces(self) -> None:
+        positions = random_chain(12)
+        positions[3] = positions[2]
+        assert all(np.isfinite(values).all() for values in self.evaluate(chain_graph(positions)))
+
+    def test_separated_fragments_add(self) -> None:
+        first, second = random_chain(6, 1), random_chain(6, 2)
+        together = chain_graph(np.concatenate([first, second + 100.0]))
+        energies, forces = self.evaluate(together)
+        alone = [dataclasses.replace(chain_graph(part), species=_shifted(together.species, 6 * n)) for n, part in enumerate((first, second))]
+        for n, graph in enumerate(alone):
+            part_energies, part_forces = self.evaluate(graph)
+            _close(energies[6 * n : 6 * n + 6], part_energies[:6], EXACT)
+            _close(forces[6 * n : 6 * n + 6], part_forces[:6], EXACT)
+
+    def test_energy_force_and_its_derivative_vanish_at_the_cutoff(self) -> None:
+        # Bead 2 crosses the cutoff of bead 0 and stays within that of bead 1. Towards the cutoff its part of a C2 energy falls
+        # at least as distance^3, of the force as distance^2, of the force's derivative as distance.
+        def at(gap: float) -> tuple[float, float]:
+            positions = np.array([[0.0, 0, 0], [4.0, 1.0, 0.5], [CUTOFF - gap, 0.0, 0.0]])
+            graph = chain_graph(positions)
+            senders, receivers = graph.senders, graph.receivers
+            cut = graph.edge_mask & ~(((senders == 0) & (receivers == 2)) | ((senders == 2) & (receivers == 0)))
+            (energies, forces), (far, far_forces) = self.evaluate(graph), self.evaluate(dataclasses.replace(graph, edge_mask=cut))
+            return float((energies - far).sum()), float((forces - far_forces)[2, 0])
+
+        near = {gap: at(gap) for gap in (0.2, 0.02)}
+        step = {gap: (at(gap * 1.01)[1] - at(gap * 0.99)[1]) / (0.02 * gap) for gap in near}
+        assert abs(near[0.02][0]) < abs(near[0.2][0]) / 500 + 1e-13
+        assert abs(near[0.02][1]) < abs(near[0.2][1]) / 50 + 1e-13
+        assert abs(step[0.02]) < abs(step[0.2]) / 5 + 1e-11
+        assert abs(near[0.2][1]) > 1e-12
+        assert at(-1e-9) == (0.0, 0.0)
+
+    def test_beads_outside_the_receptive_field_do_not_matter(self) -> None:
+        model, _, _ = self.built()
+        spacing = 0.8 * CUTOFF
+        reach = round(model.receptive_field_angstrom / CUTOFF)
+        line = np.stack([spacing * np.arange(reach + 2), 0.5 * np.arange(reach + 2) % 2, np.zeros(reach + 2)], -1)
+        energies, _ = self.evaluate(chain_graph(line))
+        for bead, matters in ((reach, True), (reach + 1, False)):
+            moved = line.copy()
+            moved[bead] += [0.1, 0.3, -0.2]
+            changed = np.abs(self.evaluate(chain_graph(moved))[0][0] - energies[0])
+            assert (changed > 0) == matters
+
+    def test_new_data_of_the_same_shape_is_not_retraced(self) -> None:
+        model, params, _ = self.built()
+        traces = []
+
+        def counted(params: Any, graph: BeadGraph) -> Array:
+            traces.append(1)
+            return model.energy(params, graph)
+
+        compiled = jax.jit(counted)
+        for seed in range(3):
+            compiled(params, chain_graph(random_chain(10 + seed, seed), seed))
+        assert len(traces) == 1
+
+    def test_dense_layout_gives_the_energies_and_forces_of_the_flat_one(self) -> None:
+        graph = chain_graph(random_chain(12))
+        _close(self.evaluate(dense(graph, 13)), self.evaluate(graph), EXACT)
+
+    def test_a_float32_network_computes_nothing_in_float64(self) -> None:
+        model, params, _ = self.built("float32")
+        graph = jax.tree.map(jnp.asarray, chain_graph(random_chain(12).astype(np.float32)))
+        assert "f64" not in str(jax.make_jaxpr(energy_and_forces(model.energy))(params, graph))
+        exact = dataclasses.replace(graph, positions=graph.positions.astype(jnp.float64))
+        jaxpr = jax.make_jaxpr(energy_and_forces(model.energy))(params, exact)
+        products = [str(equation) for equation in jaxpr.eqns if equation.primitive.name == "dot_general"]
+        assert not any("f64" in product for product in products)
+        _close(self.evaluate(exact, "float32"), self.evaluate(graph, "float32"), SINGLE)
+
+    def test_energies_of_a_fixed_seed_are_the_recorded_ones(self) -> None:
+        energies, _ = self.evaluate(chain_graph(random_chain(12)))
+        np.testing.assert_allclose(energies[: len(self.golden)], self.golden, rtol=1e-7)
+
+
+def _shifted(species: np.ndarray, start: int) -> np.ndarray:
+    return np.roll(species, -start)
+
+
+def _close(actual: Any, expected: Any, tolerance: float) -> None:
+    """Compare pytrees of arrays; the tolerance is relative to the largest expected value of each."""
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(float(np.abs(b).max()), 1e-30))
