@@ -33,6 +33,7 @@ def test_the_resolved_configuration_reads_back_equal(tmp_path):
     ("override", "message"),
     [
         ("sede=1", "unknown key 'sede'; did you mean 'seed'"),
+        ("temperatur_kelvin=1", "unknown key 'temperatur_kelvin'; did you mean 'inner.temperature_kelvin'"),
         ("inner.temperature=1", "unknown key 'inner.temperature'; did you mean 'temperature_kelvin'"),
         ("other.temprature_kelvin=1", "did you mean 'temperature_kelvin'"),
         ("zzz=1", "known keys: inner, other, seed"),

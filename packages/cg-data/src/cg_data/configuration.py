@@ -85,6 +85,8 @@ def _explain(model: type[pydantic.BaseModel], error: pydantic.ValidationError) -
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        elsewhere = _nested_keys(model)
+        close = close or [elsewhere[name] for name in difflib.get_close_matches(str(location[-1]), elsewhere, n=1)]
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
         return f"unknown key {key!r}; {hint}"
     received = "" if problem["type"] == "missing" else f", received {problem['input']!r}"
@@ -99,6 +101,15 @@ def _known_keys(model: type[pydantic.BaseModel], path: Sequence[int | str]) -> l
         if inner:
             models = [found for annotation in inner for found in _models_in(annotation)]
     return sorted({name for m in models for name in m.model_fields})
+
+
+def _nested_keys(model: type[pydantic.BaseModel], group: str = "") -> dict[str, str]:
+    """Return every option's own name with its full one, `group.name`; the outermost where a name occurs more than once."""
+    found = {name: group + name for name in model.model_fields}
+    for name, field in model.model_fields.items():
+        for inner in _models_in(field.annotation):
+            found = _nested_keys(inner, f"{group}{name}.") | found
+    return found
 
 
 def _models_in(annotation: Any) -> list[type[pydantic.BaseModel]]:
