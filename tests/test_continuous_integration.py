@@ -81,12 +81,18 @@ def test_ci_run_checks_lock_lint_format_types_and_tests() -> None:
 
 
 def test_whole_workspace_runs_on_every_change_with_both_pythons() -> None:
-    assert commands("workspace")[-1] == ".ci/run"
-    (job,) = workflow("workspace")["jobs"].values()
+    job = workflow("workspace")["jobs"]["everything"]
+    assert job["steps"][-1]["run"] == ".ci/run"
     assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
     assert job["container"].startswith("python:${{ matrix.python }}-")
     assert triggers("workspace")["pull_request"] is None
     assert "paths" not in triggers("workspace")["push"]
+
+
+def test_readme_s_example_runs_on_every_change() -> None:
+    readme = re.findall(r"^(uv run examples/\S+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(readme) == 1
+    assert any(command.replace(" --locked", "").startswith(f"{readme[0]} ") for command in commands("workspace"))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
