@@ -69,10 +69,7 @@ def check_units(positions: np.ndarray, forces: np.ndarray | None, geometry: Geom
 
     positions, forces [n_frames, n_atoms, 3], finite; medians, so that a few broken frames do not matter.
     """
-    if len(geometry.neighbours):
-        distance = float(np.median(bond_lengths(positions, geometry.neighbours)))
-        if not CA_DISTANCE_ANGSTROM[0] <= distance <= CA_DISTANCE_ANGSTROM[1]:
-            raise wrong_length_unit(distance, where)
+    check_lengths(positions, geometry.neighbours, where)
     if forces is None:
         return
     rms = float(np.median([np.sqrt(np.mean(np.square(frame, dtype=np.float64))) for frame in forces]))
@@ -83,10 +80,15 @@ def check_units(positions: np.ndarray, forces: np.ndarray | None, geometry: Geom
         raise UserError(f"{where}/forces: rms {rms:.4g}; expected 10-40 kcal/mol/angstrom{hint}")
 
 
-def wrong_length_unit(distance: float, where: str) -> UserError:
-    """Return the error for a median CA-CA distance that is not near 3.8."""
+def check_lengths(positions: np.ndarray, neighbours: np.ndarray, where: str) -> None:
+    """Raise `UserError` where the median distance of neighbouring CA atoms [n, 2] cannot be in angstrom."""
+    if len(neighbours) == 0:
+        return
+    distance = float(np.median(bond_lengths(positions, neighbours)))
+    if CA_DISTANCE_ANGSTROM[0] <= distance <= CA_DISTANCE_ANGSTROM[1]:
+        return
     hint = "; they look like nm: multiply by 10" if 0.28 <= distance <= 0.46 else ": convert them to angstrom"
-    return UserError(f"{where}/coords: median CA-CA distance of neighbours {distance:.3g}; expected about 3.8 angstrom{hint}")
+    raise UserError(f"{where}/coords: median CA-CA distance of neighbours {distance:.3g}; expected about 3.8 angstrom{hint}")
 
 
 def _first_reason(n_frames: int, **failed: Any) -> np.ndarray:

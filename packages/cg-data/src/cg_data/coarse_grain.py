@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from cg_data.atoms import AtomSource, AtomTable, SourceTrajectory, chain_links, unwrap
-from cg_data.checks import REASONS, Geometry, check_units, implausible, unreadable
+from cg_data.checks import REASONS, Geometry, check_lengths, check_units, implausible, unreadable
 from cg_data.config import PrepareConfig, QualityConfig
 from cg_data.constraints import BondStatistics, bond_lengths, find_bonds, rigid_bonds, rigid_groups
 from cg_data.contracts import BeadFrames
@@ -104,7 +104,8 @@ def learn_structure(source: AtomSource, trajectories: list[SourceTrajectory], co
     ca = atoms.find("CA", 6)
     both = linked & (ca[:-1] >= 0) & (ca[1:] >= 0)
     neighbours = np.stack([ca[:-1][both], ca[1:][both]], axis=1)
-    check_units(sample, None, Geometry(neighbours, np.zeros((0, 2), np.int64)), trajectories[0].where)
+    in_sequence = np.flatnonzero((np.diff(atoms.residue_numbers) == 1) & (ca[:-1] >= 0) & (ca[1:] >= 0))
+    check_lengths(sample, np.stack([ca[in_sequence], ca[in_sequence + 1]], axis=1), trajectories[0].where)
     bonds = find_bonds(atoms, sample)
     geometry = Geometry(neighbours, bonds)
     if config.force_map.kind in ("none", "slice") and not (atoms.atomic_numbers == 1).any():

@@ -57,9 +57,9 @@ class ForceMapConfig(Configuration):
     """`slice`: force on the bead's atom. `uniform`: sum over its rigid group. `optimal`: least mean square force, over all atoms
     or neighbouring residues, whichever scores better on held-out frames. `optimal-local`: neighbouring residues only. `none`: no
     forces are read; the data set serves priors and observables only."""
-    constraints: Literal["h-bonds", "all-bonds", "none"] = "h-bonds"
-    """Bonds the simulation held rigid."""
-    ridges: tuple[Annotated[float, pydantic.Field(ge=0)], ...] = pydantic.Field(default=(0.0, 1.0, 10.0, 100.0, 1000.0), min_length=1)
+    constraints: Literal["h-bonds", "none"] = "h-bonds"
+    """Bonds the simulation held rigid: those to hydrogen, or none."""
+    ridges: tuple[Annotated[float, pydantic.Field(ge=0)], ...] = pydantic.Field(default=(0.0, 0.1, 1.0, 10.0, 100.0), min_length=1)
     """Ridge strengths tried, (kcal/mol/angstrom)^2; the one with the best held-out score is used."""
     n_folds: int = pydantic.Field(default=5, ge=2)
     """Blocks of time each trajectory is cut into; a map is fitted on all but one and scored on that one."""
@@ -96,7 +96,7 @@ class PrepareConfig(Configuration):
     mapping: MappingConfig = MappingConfig()
     force_map: ForceMapConfig = ForceMapConfig()
     split: SplitConfig = SplitConfig()
-    memory_megabytes: int = pydantic.Field(default=256, ge=16)
+    memory_megabytes: int = pydantic.Field(default=256, ge=0)
     """Forces of a domain up to this size are kept in memory between the two passes over them; larger ones are read twice."""
     workers: int = pydantic.Field(default=1, ge=1)
     """Processes, each preparing one domain at a time."""

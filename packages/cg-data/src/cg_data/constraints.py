@@ -35,13 +35,11 @@ def find_bonds(atoms: AtomTable, positions: np.ndarray) -> np.ndarray:
 
 
 def rigid_bonds(bonds: np.ndarray, atomic_numbers: np.ndarray, constraints: str, where: str) -> np.ndarray:
-    """Return the bonds [n, 2] the simulation held rigid: those to hydrogen (`h-bonds`), `all-bonds`, or `none`.
+    """Return the bonds [n, 2] the simulation held rigid: those to hydrogen (`h-bonds`), or `none`.
 
-    Raises `UserError` where hydrogens are asked for and there are none, or one is bonded to nothing.
+    Raises `UserError` where hydrogens are needed and there are none, or one is bonded to nothing.
     """
     hydrogens = np.flatnonzero(atomic_numbers == 1)
-    if constraints == "none":
-        return np.zeros((0, 2), np.int64)
     if len(hydrogens) == 0:
         raise UserError(
             f"{where}: no hydrogen atoms; a force map needs all atoms: take the file with hydrogens, or ask for force_map.kind=slice"
@@ -49,9 +47,7 @@ def rigid_bonds(bonds: np.ndarray, atomic_numbers: np.ndarray, constraints: str,
     loose = np.setdiff1d(hydrogens, bonds)
     if len(loose):
         raise UserError(f"{where}: hydrogen atom {loose[0] + 1} is bonded to nothing; expected one bond for each: repair the structure")
-    if constraints == "all-bonds":
-        return bonds
-    return bonds[(atomic_numbers[bonds] == 1).any(axis=1)]
+    return bonds[(atomic_numbers[bonds] == 1).any(axis=1)] if constraints == "h-bonds" else np.zeros((0, 2), np.int64)
 
 
 def rigid_groups(rigid: np.ndarray, n_atoms: int) -> csr_array:

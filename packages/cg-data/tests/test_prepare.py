@@ -1,0 +1,389 @@
+import copy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from cg_data.config import PrepareConfig
+from cg_data.errors import UserError
+from cg_data.pipeline import merge, prepare
+from cg_data.report import describe, measure, plot
+from cg_data.verify import verify
+
+
+def options(*inputs, **changes):
+    return PrepareConfig.parse({"inputs": [str(path) for path in inputs], **changes}, "test")
+
+
+def tree(folder):
+    """Return every file below a folder with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def corpus(parts, write_mdcath, tmp_path):
+    """Three good files of different domains."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i, domain in enumerate(("1aaaA00", "2bbbA00", "3cccA00")):
+        changed = {**parts, "domain": domain, "runs": copy.deepcopy(parts["runs"])}
+        for arrays in changed["runs"].values():
+            arrays["forces"] = arrays["forces"] * np.float32(1 + 0.1 * i)
+        write_mdcath(folder / f"mdcath_dataset_{domain}.h5", changed)
+    return folder
+
+
+def test_rejected_frames_are_counted_by_reason_and_named(parts, write_mdcath, tmp_path, caplog):
+    first, second = parts["runs"]["348/0"], parts["runs"]["348/1"]
+    first["coords"][3, 5, 1] = np.nan
+    first["forces"][4, 5, 1] = np.inf
+    first["coords"][5] = 0.0
+    first["forces"][6] = 0.0
+    first["coords"][28:] = 2.1e7
+    second["coords"][0, 20:] += 30.0
+    second["coords"][1, 26] += 4.0
+    second["forces"][2, 0, 0] = 5e4
+    dataset = prepare(options(write_mdcath(tmp_path / "bad.h5", parts)), tmp_path / "out")
+    assert dataset.info.rejected == {
+        "non_finite": 2,
+        "all_zero": 2,
+        "out_of_range": 2,
+        "neighbour_distance": 1,
+        "broken_bond": 1,
+        "large_force": 1,
+    }
+    assert dataset.domain("5awlA00").n_frames == 60 - 9
+    assert sorted(set(range(60)) - set(dataset.source_frame("5awlA00")[:24].tolist()))[:6] == [3, 4, 5, 6, 28, 29]
+    assert np.isfinite(dataset.frames("5awlA00").forces).all()
+
+
+def test_the_warning_names_file_temperature_replica_and_frame(parts, write_mdcath, tmp_path, capsys):
+    parts["runs"]["348/1"]["coords"][7, 5, 1] = np.nan
+    code = subprocess.run(
+        [sys.executable, "-m", "cg_data.cli", "prepare", write_mdcath(tmp_path / "nan.h5", parts), "-o", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert code.returncode == 0
+    assert "nan.h5: /5awlA00/348/1: frame 7 rejected: non finite" in code.stderr
+
+
+def test_a_share_of_bad_frames_above_the_limit_refuses_the_domain(parts, write_mdcath, tmp_path):
+    parts["runs"]["348/0"]["coords"][0] = np.nan
+    path = write_mdcath(tmp_path / "nan.h5", parts)
+    with pytest.raises(UserError, match=r"1 of 60 frames are rejected \(1 non_finite\); accepted at most a share of 0"):
+        prepare(options(path, quality={"max_rejected_fraction": 0}), tmp_path / "out")
+
+
+def remove(*names):
+    def change(parts):
+        for name in names:
+            for arrays in parts["runs"].values():
+                arrays.pop(name, None)
+            parts["atoms"].pop(name, None)
+
+    return change
+
+
+def scale(name, factor):
+    def change(parts):
+        for arrays in parts["runs"].values():
+            arrays[name] = (arrays[name] * factor).astype(np.float32)
+
+    return change
+
+
+def fill(name, value):
+    def change(parts):
+        for arrays in parts["runs"].values():
+            arrays[name][:] = value
+
+    return change
+
+
+def fewer_force_frames(parts):
+    parts["runs"]["348/0"]["forces"] = parts["runs"]["348/0"]["forces"][:-1]
+
+
+def fewer_atoms(parts):
+    parts["atoms"]["z"] = parts["atoms"]["z"][:-1]
+
+
+def flat_coordinates(parts):
+    parts["runs"]["348/0"]["coords"] = parts["runs"]["348/0"]["coords"].reshape(30, -1)
+    parts["runs"]["348/0"]["forces"] = parts["runs"]["348/0"]["forces"].reshape(30, -1)
+
+
+def integer_coordinates(parts):
+    parts["runs"]["348/0"]["coords"] = parts["runs"]["348/0"]["coords"].astype(np.int32)
+
+
+def unknown_residue(parts):
+    parts["atoms"]["resname"][parts["atoms"]["resid"] == 3] = b"XYZ"
+
+
+def lost_anchor(parts):
+    text = parts["atoms"]["pdbProteinAtoms"]
+    parts["atoms"]["pdbProteinAtoms"] = text.replace(b"  CA  PRO", b"  CX  PRO")
+
+
+def residue_number_text(parts):
+    text = parts["atoms"]["pdbProteinAtoms"]
+    parts["atoms"]["pdbProteinAtoms"] = text.replace(b"PRO 0   4 ", b"PRO 0   x ")
+
+
+def no_temperatures(parts):
+    parts["runs"] = {}
+
+
+def only_empty_replicas(parts):
+    parts["runs"] = {"348/0": {}, "348/1": {}}
+
+
+def lone_hydrogen(parts):
+    del parts["atoms"]["psf"]
+    hydrogen = int(np.flatnonzero(parts["atoms"]["z"] == 1)[5])
+    for arrays in parts["runs"].values():
+        arrays["coords"][:, hydrogen] += 50.0
+
+
+DAMAGE = {
+    "forces missing": (remove("forces"), r"348/0: no forces; expected a data set 'forces'"),
+    "coordinates missing": (remove("coords"), "no trajectory found"),
+    "no temperature groups": (no_temperatures, "no trajectory found"),
+    "only empty replicas": (only_empty_replicas, "no trajectory found"),
+    "fewer force than coordinate frames": (fewer_force_frames, r"forces: expected the shape of coords \[30, 175, 3\], received \[29"),
+    "fewer atoms in z": (fewer_atoms, "pdbProteinAtoms: 175 atoms, but z .or element. has 174"),
+    "flattened coordinates": (flat_coordinates, r"coords: expected floats \[frames, 175, 3\], received float32 \[30, 525\]"),
+    "integer coordinates": (integer_coordinates, r"coords: expected floats .* received int32"),
+    "coordinates in nm": (scale("coords", 0.1), r"348/0/coords: median CA-CA distance of neighbours 0.38.; .* they look like nm"),
+    "coordinates in bohr": (scale("coords", 1.89), "median CA-CA distance of neighbours 7.* convert them to angstrom"),
+    "forces in kJ/mol/nm": (scale("forces", 41.84), r"348/0/forces: rms 8\d\d.*; expected 10-40 .* look like kJ/mol/nm"),
+    "forces in kJ/mol/angstrom": (scale("forces", 4.184), r"forces: rms 8\d.*look like kJ/mol/angstrom"),
+    "forces in eV/angstrom": (scale("forces", 1 / 23.06), r"forces: rms 0\.8.*look like eV/angstrom"),
+    "all frames not a number": (fill("coords", np.nan), "no usable frame"),
+    "all forces zero": (fill("forces", 0.0), "no usable frame"),
+    "all frames at 2e7": (fill("coords", 2.1e7), "no usable frame"),
+    "unknown residue": (unknown_residue, r"residue 3: residue 'XYZ' is not an amino acid"),
+    "a residue without CA": (lost_anchor, "numResidues says 10, but 9 residues have a CA atom"),
+    "no atom names": (remove("pdbProteinAtoms"), "no pdbProteinAtoms"),
+    "no elements": (remove("z", "element"), "neither z nor element"),
+    "a residue number that is none": (residue_number_text, "is not an integer"),
+    "a hydrogen far from its atom": (lone_hydrogen, "is bonded to nothing|no usable frame|all 60 frames are rejected"),
+}
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:40_000])
+
+
+def overwrite_chunks(path):
+    with h5py.File(path) as file:
+        coords = file["5awlA00/348/0/coords"].id
+        spans = [(coords.get_chunk_info(i).byte_offset, coords.get_chunk_info(i).size) for i in range(coords.get_num_chunks())]
+    data = bytearray(path.read_bytes())
+    for start, size in spans[1:]:
+        data[start : start + size] = b"\xff" * size
+    path.write_bytes(data)
+
+
+def empty_hdf5(path):
+    with h5py.File(path, "w"):
+        pass
+
+
+FILE_DAMAGE = {
+    "truncated": (cut_short, "the HDF5 file is truncated: download it again"),
+    "text": (lambda path: path.write_text("<html>404</html>"), "not an HDF5 file"),
+    "empty file": (lambda path: path.write_bytes(b""), "not an HDF5 file|cannot be opened"),
+    "empty HDF5": (empty_hdf5, "no domain found"),
+    "overwritten chunks": (overwrite_chunks, r"coords: frames \d+-\d+ cannot be read; the file is damaged"),
+    "missing": (lambda path: path.unlink(), "no such file"),
+}
+
+
+@pytest.mark.parametrize("name", [*DAMAGE, *FILE_DAMAGE])
+def test_input_that_cannot_be_used_is_one_clear_line_naming_the_file(name, parts, write_mdcath, tmp_path):
+    change, message = {**DAMAGE, **FILE_DAMAGE}[name]
+    path = tmp_path / "mdcath_dataset_5awlA00.h5"
+    if name in DAMAGE:
+        change(parts)
+    write_mdcath(path, parts)
+    if name in FILE_DAMAGE:
+        change(path)
+    with pytest.raises(UserError, match=message) as caught:
+        prepare(options(path), tmp_path / "out")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_damaged_file_is_reported_and_none_stops_the_good_ones(parts, write_mdcath, corpus, tmp_path):
+    expected = {}
+    for i, (change, message) in enumerate([*DAMAGE.values(), *FILE_DAMAGE.values()]):
+        path = corpus / f"mdcath_dataset_{i:04d}X00.h5"
+        broken = copy.deepcopy(parts)
+        if i < len(DAMAGE):
+            change(broken)
+        write_mdcath(path, broken)
+        if i >= len(DAMAGE):
+            change(path)
+        if path.exists():
+            expected[path.name] = message
+    assert len(expected) >= 25
+    dataset = prepare(options(corpus), tmp_path / "out")
+    assert dataset.domains == ("1aaaA00", "2bbbA00", "3cccA00")
+    assert set(dataset.info.refused) == set(expected)
+    assert verify(dataset.path) == []
+
+
+def test_the_command_line_says_one_line_and_exits_with_code_2(tmp_path):
+    (tmp_path / "no.h5").write_text("text")
+    done = subprocess.run(
+        [sys.executable, "-m", "cg_data.cli", "prepare", tmp_path / "no.h5", "-o", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_known_one():
+    with pytest.raises(UserError, match=r"unknown key 'force_map.knd'; did you mean 'kind'"):
+        PrepareConfig.load(None, ["force_map.knd=slice"])
+
+
+def test_preparing_again_changes_nothing_and_new_files_are_added(corpus, tmp_path):
+    files = sorted(corpus.iterdir())
+    out = tmp_path / "out"
+    prepare(options(*files[:2]), out)
+    before = tree(out)
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")}
+    prepare(options(*files[:2]), out)
+    assert tree(out) == before
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")} == stamps
+    assert prepare(options(*files), out).domains == ("1aaaA00", "2bbbA00", "3cccA00")
+    assert verify(out) == []
+
+
+def test_a_folder_prepared_with_other_options_is_not_mixed(corpus, tmp_path):
+    prepare(options(corpus), tmp_path / "out")
+    with pytest.raises(UserError, match=r"prepared with other options \(force_map.kind: 'optimal' then, 'slice' now\)"):
+        prepare(options(corpus, force_map={"kind": "slice"}), tmp_path / "out")
+
+
+def test_a_changed_file_is_prepared_again_and_a_repaired_one_is_no_longer_refused(corpus, parts, write_mdcath, tmp_path):
+    out = tmp_path / "out"
+    bad = corpus / "mdcath_dataset_1aaaA00.h5"
+    good = bad.read_bytes()
+    bad.write_bytes(good[:1000])
+    assert prepare(options(corpus), out).info.refused.keys() == {"mdcath_dataset_1aaaA00.h5"}
+    bad.write_bytes(good)
+    dataset = prepare(options(corpus), out)
+    assert (dataset.info.refused, len(dataset.domains)) == ({}, 3)
+
+
+def test_shares_merged_equal_one_run_and_so_do_workers(corpus, tmp_path):
+    whole = tmp_path / "whole"
+    prepare(options(corpus), whole)
+    shared = tmp_path / "shared"
+    for index in (1, 0):
+        prepare(options(corpus, share=[index, 2]), shared)
+    merge(shared)
+    assert tree(shared) == tree(whole)
+    parallel = tmp_path / "parallel"
+    prepare(options(corpus, workers=2), parallel)
+    assert {name: data for name, data in tree(parallel).items() if name != "config.yaml"} == {
+        name: data for name, data in tree(whole).items() if name != "config.yaml"
+    }
+
+
+def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(corpus, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [sys.executable, "-m", "cg_data.cli", "prepare", str(corpus), "-o"]
+    subprocess.run([*command, whole], check=True, capture_output=True)
+    n_kills = 0
+    for n_domains in (0, 1, 2):
+        process = subprocess.Popen([*command, killed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # The first kill comes while the first domain is being written, the others right after one has appeared.
+        while process.poll() is None and len(list(killed.glob("domains/[!.]*" if n_domains else "domains/.*"))) < max(n_domains, 1):
+            time.sleep(0.001)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            n_kills += 1
+        process.wait()
+    subprocess.run([*command, killed], check=True, capture_output=True)
+    assert n_kills >= 1
+    assert tree(killed) == tree(whole)
+
+
+def test_a_half_written_domain_is_removed_and_written_again(corpus, tmp_path):
+    out = tmp_path / "out"
+    prepare(options(corpus), out)
+    before = tree(out)
+    shutil.rmtree(out / "domains" / "2bbbA00")
+    left = out / "domains" / ".2bbbA00.0123abcd.tmp"
+    left.mkdir()
+    (left / "positions.npy").write_bytes(b"half")
+    prepare(options(corpus), out)
+    assert tree(out) == before
+
+
+def test_forces_read_twice_equal_forces_kept_in_memory(chignolin_file, tmp_path, monkeypatch):
+    import cg_data.mdcath
+
+    monkeypatch.setattr(cg_data.mdcath, "BLOCK_ATOMS", 175 * 20)
+    kept = prepare(options(chignolin_file), tmp_path / "kept")
+    twice = prepare(options(chignolin_file, memory_megabytes=0), tmp_path / "twice")
+    np.testing.assert_array_equal(kept.frames("5awlA00").forces, twice.frames("5awlA00").forces)
+
+
+def test_one_map_per_temperature_is_fitted_on_that_temperature_alone(parts, write_mdcath, tmp_path):
+    both = copy.deepcopy(parts)
+    both["runs"] = {"320/0": parts["runs"]["348/1"], "348/0": parts["runs"]["348/0"]}
+    path = write_mdcath(tmp_path / "both.h5", both)
+    each = prepare(options(path, force_map={"per": "temperature"}), tmp_path / "each")
+    alone = prepare(options(path, select={"temperatures_kelvin": [348]}), tmp_path / "alone")
+    hot = each.frames("5awlA00").temperature == 348
+    np.testing.assert_array_equal(each.frames("5awlA00").forces[hot], alone.frames("5awlA00").forces)
+    pooled = prepare(options(path), tmp_path / "pooled")
+    assert not np.array_equal(pooled.frames("5awlA00").forces, each.frames("5awlA00").forces)
+
+
+def test_the_report_counts_frames_and_measures_geometry(chignolin_file, tmp_path):
+    dataset = prepare(options(chignolin_file), tmp_path / "out")
+    measured = measure(dataset)
+    assert measured.bonds.mean() == pytest.approx(3.85, abs=0.05)
+    assert measured.neighbours[8.0].mean() < measured.neighbours[12.0].mean() <= 9
+    text = describe(dataset, measured)
+    assert "1 domains, 220 frames, beads 'ca', 20 species, with forces" in text
+    assert "rejected frames: none" in text
+    plot(dataset, measured, tmp_path / "page.png")
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match=r"ending in \.png"):
+        plot(dataset, measured, tmp_path / "page.txt")
+
+
+def test_constraints_assumed_are_checked_against_the_frames(parts, write_mdcath, chignolin_file, tmp_path):
+    assert prepare(options(chignolin_file), tmp_path / "a").domain("5awlA00").notes == ()
+    notes = prepare(options(chignolin_file, force_map={"constraints": "none"}), tmp_path / "c").domain("5awlA00").notes
+    assert notes == ("constraints: 0 of 0 bonds assumed rigid fluctuate; 78 bonds assumed flexible are constant",)
+
+
+def test_the_detector_works_on_coordinates_rounded_as_in_xtc(parts, write_mdcath, chignolin_file, tmp_path):
+    with h5py.File(chignolin_file) as file:
+        for name in ("coords", "forces"):
+            parts["runs"]["348/0"][name] = file[f"5awlA00/348/0/{name}"][()]
+    parts["runs"]["348/0"]["coords"] = parts["runs"]["348/0"]["coords"].round(2)
+    del parts["runs"]["348/1"], parts["runs"]["348/0"]["dssp"]
+    dataset = prepare(options(write_mdcath(tmp_path / "xtc.h5", parts)), tmp_path / "out")
+    assert dataset.domain("5awlA00").notes == ()
