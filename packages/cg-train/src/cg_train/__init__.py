@@ -1,4 +1,4 @@
-"""Force matching of coarse-grained force fields on one or many nodes."""
+"""Force matching of coarse-grained force fields on one or many nodes: `from cg_train.run import run`."""
 
 from importlib.metadata import version
 

@@ -1,0 +1,183 @@
+"""Checkpoints: asynchronous, atomic, kept by number and by best validation (orbax), and what may change between runs.
+
+checkpoints/<step>/state      arrays of `TrainState`, as seen from one process
+checkpoints/<step>/progress   JSON: `Progress`, configuration, fingerprints of the inputs, versions
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from cg_data.errors import UserError
+from cg_train.state import Progress
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_VERSION = 1
+NO_METRIC = float("inf")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A checkpoint as read: host arrays and what is written beside them."""
+
+    path: Path
+    state: Any
+    progress: Progress
+    config: dict[str, Any]
+    inputs: dict[str, str]
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = folder.absolute()
+        # A preempted save leaves a temporary folder; orbax never lists it, and removes it when the manager opens.
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_metric_of,
+                best_mode="min",
+                preservation_policy=preservation_policy.AnyPreservationPolicy(
+                    [
+                        preservation_policy.LatestN(keep),
+                        preservation_policy.BestN(get_metric_fn=_metric_of, reverse=True, n=1, keep_checkpoints_without_metrics=False),
+                    ]
+                ),
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """Return the newest complete checkpoint's step."""
+        return self._manager.latest_step()
+
+    def save(self, state: Any, progress: Progress, config: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+        """Begin to save host arrays; returns once they are copied. Saving a step again does nothing."""
+        if progress.step in self._manager.all_steps():
+            return
+        about = {
+            "version": CHECKPOINT_VERSION,
+            "progress": progress.model_dump(mode="json"),
+            "config": dict(config),
+            "inputs": dict(inputs),
+        }
+        is_best = progress.best_mse is not None and progress.best_step == progress.step
+        try:
+            self._manager.save(
+                progress.step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(about)),
+                metrics={"validation_mse": progress.best_mse if is_best else NO_METRIC},
+                force=True,
+            )
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: checkpoint {progress.step} could not be written ({error.strerror}): make room; older ones are kept"
+            ) from None
+
+    def wait(self) -> None:
+        """Return when everything is on disk; `UserError` where it could not be written."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.folder}: a checkpoint could not be written ({' '.join(str(error).split())}): make room; older ones are kept"
+            ) from None
+
+    def close(self) -> None:
+        """Finish writing and release threads."""
+        self._manager.close()
+
+
+def read_about(folder: Path, step: int) -> Restored:
+    """Return what stands beside a checkpoint's arrays (its `state` is None)."""
+    path = folder.absolute() / str(step)
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            about = reader.restore(path / "progress")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: not a readable checkpoint ({' '.join(str(error).split())[:120]}): remove it or resume from another"
+        ) from None
+    if not isinstance(about, dict) or about.get("version") != CHECKPOINT_VERSION:
+        version = about.get("version") if isinstance(about, dict) else None
+        raise UserError(
+            f"{path}: checkpoint version {version}, this cg-train reads {CHECKPOINT_VERSION}: train anew or use the version that wrote it"
+        )
+    return Restored(path, None, Progress.model_validate(about["progress"]), about["config"], about["inputs"])
+
+
+def read_state(path: Path, like: Any) -> Any:
+    """Return a checkpoint's arrays on the host; `like` is a tree of arrays of the same shapes and dtypes."""
+    template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            return reader.restore(path / "state", args=ocp.args.StandardRestore(template))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{path}: the checkpoint does not fit this configuration or is damaged ({reason}): resume with the one it was made with"
+        ) from None
+
+
+def read_params(path: Path, like: Any) -> Any:
+    """Return only the model's parameters of a checkpoint; `like` is a tree of arrays of the same shapes."""
+    template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            restore = ocp.args.PyTreeRestore(item={"params": template}, partial_restore=True)
+            return reader.restore(path / "state", args=restore)["params"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{path}: its parameters do not fit this model ({reason}): keep model as it was") from None
+
+
+def resolve(resume: str | None, output: Path) -> Path | None:
+    """Return the checkpoint folder (`.../checkpoints/<step>`) to resume from, or None.
+
+    resume: None, "auto" (the newest of `output`, or none), a run's folder, its checkpoints folder, or one checkpoint.
+    """
+    if resume is None:
+        return None
+    folder = output if resume == "auto" else Path(resume)
+    if resume != "auto" and not folder.is_dir():
+        raise UserError(f"--resume {resume}: no such folder; expected auto, a run's output folder or one of its checkpoints")
+    if (folder / "state").is_dir() and folder.name.isdigit():
+        return folder.absolute()
+    steps = folder if folder.name == "checkpoints" else folder / "checkpoints"
+    found = sorted((int(entry.name) for entry in steps.glob("*") if entry.name.isdigit()), reverse=True) if steps.is_dir() else []
+    if not found and resume != "auto":
+        raise UserError(f"--resume {resume}: no checkpoint in it; expected auto, a run's output folder or one of its checkpoints")
+    return steps.absolute() / str(found[0]) if found else None
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Return lines 'key: old -> new' for two configurations as plain values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        missing = "(not set)"
+        return [
+            line for key in keys for line in differences(old.get(key, missing), new.get(key, missing), f"{prefix}.{key}" if prefix else key)
+        ]
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
+        return [line for i, (a, b) in enumerate(zip(old, new, strict=True)) for line in differences(a, b, f"{prefix}.{i}")]
+    return [] if old == new else [f"{prefix}: {old} -> {new}"]
+
+
+def silence_orbax() -> None:
+    """Keep orbax's and absl's running commentary out of the log; their warnings stay."""
+    logging.getLogger("absl").setLevel(logging.WARNING)
+
+
+def _metric_of(metrics: Any) -> float:
+    return float(metrics["validation_mse"])

@@ -1,0 +1,162 @@
+"""The frames of a split: a table of them, their graphs, and what is learned from each."""
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cg_data.contracts import BeadFrames, BeadGraph
+from cg_data.errors import UserError, require
+from cg_data.store import Dataset
+from cg_data.topology import frame_graph, neighbour_edges
+from cg_train.config import DataConfig
+
+
+@dataclass(frozen=True)
+class FrameTable:
+    """The chosen frames of a split, in order of domain, then frame.
+
+    domain_names [n_domains]; domain [n_frames] int32 index of the name; frame [n_frames] int64 index in the dataset;
+    n_beads [n_domains] int64; temperature [n_frames] float32, kelvin.
+    """
+
+    domain_names: tuple[str, ...]
+    n_beads: np.ndarray
+    domain: np.ndarray
+    frame: np.ndarray
+    temperature: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def describe(self, samples: Sequence[int]) -> str:
+        """Return 'domain: frame, frame; domain: ...' for places in the table."""
+        by_domain: dict[str, list[int]] = {}
+        for sample in samples:
+            by_domain.setdefault(self.domain_names[self.domain[sample]], []).append(int(self.frame[sample]))
+        return "; ".join(f"{domain}: {', '.join(map(str, sorted(frames)))}" for domain, frames in sorted(by_domain.items()))
+
+    def thinned(self, n_frames: int | None) -> "FrameTable":
+        """Return at most `n_frames` of the frames, spread evenly."""
+        if n_frames is None or len(self) <= n_frames:
+            return self
+        keep = np.linspace(0, len(self) - 1, n_frames).round().astype(np.int64)
+        return dataclasses.replace(self, domain=self.domain[keep], frame=self.frame[keep], temperature=self.temperature[keep])
+
+
+def select_frames(dataset: Dataset, split: str, config: DataConfig) -> FrameTable:
+    """Return the split's frames at the configured temperatures and domains; `UserError` for a domain or temperature unknown."""
+    chosen = dataset.split(split)
+    if config.domains is not None:
+        unknown = sorted(set(config.domains) - set(dataset.domains))
+        require(not unknown, f"data.domains: {dataset.path} has no domain {', '.join(unknown)}; it has {', '.join(dataset.domains[:8])}")
+        chosen = {domain: frames for domain, frames in chosen.items() if domain in config.domains}
+    names, domain, frame, temperature = tuple(sorted(chosen)), [], [], []
+    for index, name in enumerate(names):
+        of_domain = np.asarray(dataset.frames(name).temperature)[chosen[name]]
+        keep = np.ones(len(of_domain), bool)
+        if config.temperatures_kelvin is not None:
+            keep = np.isclose(of_domain[:, None], np.asarray(config.temperatures_kelvin)[None, :], atol=0.5).any(axis=1)
+        frame.append(chosen[name][keep])
+        temperature.append(of_domain[keep])
+        domain.append(np.full(int(keep.sum()), index, np.int32))
+    return FrameTable(
+        domain_names=names,
+        n_beads=np.array([dataset.domain(name).n_beads for name in names], np.int64),
+        domain=np.concatenate(domain) if domain else np.zeros(0, np.int32),
+        frame=np.concatenate(frame) if frame else np.zeros(0, np.int64),
+        temperature=np.concatenate(temperature) if temperature else np.zeros(0, np.float32),
+    )
+
+
+def sampling_weights(table: FrameTable, config: DataConfig) -> np.ndarray | None:
+    """Return [n_frames] relative frequencies of the training frames; None where all are equal.
+
+    Raises `UserError` for a weight of a domain or temperature that no training frame has.
+    """
+    if not config.domain_weights and not config.temperature_weights:
+        return None
+    weights = np.ones(len(table))
+    for name, weight in config.domain_weights.items():
+        of_domain = np.array([domain == name for domain in table.domain_names])[table.domain]
+        require(
+            bool(of_domain.any()),
+            f"data.domain_weights: no training frame of domain {name!r}; domains: {', '.join(table.domain_names[:8])}",
+        )
+        weights[of_domain] *= weight
+    for kelvin, weight in config.temperature_weights.items():
+        at_temperature = np.isclose(table.temperature, kelvin, atol=0.5)
+        known = ", ".join(f"{t:g}" for t in np.unique(table.temperature))
+        require(bool(at_temperature.any()), f"data.temperature_weights: no training frame at {kelvin:g} K; temperatures: {known}")
+        weights[at_temperature] *= weight
+    return weights
+
+
+class GraphSource:
+    """Makes the graph and the target forces of any frame of a table; edges are kept once built, up to a limit."""
+
+    def __init__(self, dataset: Dataset, table: FrameTable, cutoff_angstrom: float, cache_gigabytes: float):
+        self.table = table
+        self._cutoff = cutoff_angstrom
+        self._frames: list[BeadFrames] = [dataset.frames(name) for name in table.domain_names]
+        for name, frames in zip(table.domain_names, self._frames, strict=True):
+            if frames.forces is None:
+                raise UserError(
+                    f"{dataset.path}: domain {name} has no forces; force matching needs them: prepare it from a source with forces"
+                )
+        self._templates = [
+            frame_graph(np.asarray(f.positions[0]), f.species, f.residue_index, f.chain_index, cutoff_angstrom) for f in self._frames
+        ]
+        self._edges: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._bytes_left = int(cache_gigabytes * 1e9)
+        self._lock = threading.Lock()
+
+    def positions(self, sample: int) -> np.ndarray:
+        """Return [n_beads, 3] float32, angstrom."""
+        return np.asarray(self._frames[self.table.domain[sample]].positions[self.table.frame[sample]])
+
+    def forces(self, sample: int) -> np.ndarray:
+        """Return [n_beads, 3] float32, kcal/mol/angstrom."""
+        return np.asarray(self._frames[self.table.domain[sample]].forces[self.table.frame[sample]])
+
+    def graph(self, sample: int) -> BeadGraph:
+        """Return the unpadded graph of a frame."""
+        positions = self.positions(sample)
+        senders, receivers = self._cached_edges(sample, positions)
+        return self.graph_at(sample, positions, senders, receivers)
+
+    def graph_of_positions(self, sample: int, positions: np.ndarray) -> BeadGraph:
+        """Return the graph of a frame whose beads stand at other positions [n_beads, 3]; its edges are built anew."""
+        return self.graph_at(sample, positions, *neighbour_edges(positions, self._cutoff))
+
+    def graph_at(self, sample: int, positions: np.ndarray, senders: np.ndarray, receivers: np.ndarray) -> BeadGraph:
+        """Return the graph of a frame with given positions and edges."""
+        template = self._templates[self.table.domain[sample]]
+        return dataclasses.replace(
+            template, positions=positions, senders=senders, receivers=receivers, edge_mask=np.ones(len(senders), bool)
+        )
+
+    def n_edges(self, sample: int) -> tuple[int, int]:
+        """Return the number of edges of a frame, and the most that one bead receives."""
+        _, receivers = self._cached_edges(sample, self.positions(sample))
+        return len(receivers), int(np.bincount(receivers, minlength=1).max())
+
+    def sizes(self, domain: int) -> tuple[int, int, int, int]:
+        """Return the numbers of beads, bonds, angles and dihedrals of a frame of a domain."""
+        graph = self._templates[domain]
+        return graph.n_beads, len(graph.bonds), len(graph.angles), len(graph.dihedrals)
+
+    def _cached_edges(self, sample: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = self._edges.get(sample)
+        if found is not None:
+            return found[0].astype(np.int32), found[1].astype(np.int32)
+        senders, receivers = neighbour_edges(positions, self._cutoff)
+        small = np.uint16 if len(positions) < 2**16 else np.int32
+        kept = (senders.astype(small), receivers.astype(small))
+        with self._lock:
+            if sample not in self._edges and kept[0].nbytes + kept[1].nbytes <= self._bytes_left:
+                self._edges[sample] = kept
+                self._bytes_left -= kept[0].nbytes + kept[1].nbytes
+        return senders, receivers

@@ -1,0 +1,232 @@
+"""From the order of frames to packed batches: shards of equal work, one fixed shape, made ahead in threads."""
+
+import contextlib
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cg_data.contracts import Array, BeadGraph, contract
+from cg_models.graph import Budget, pack
+from cg_train.frames import GraphSource
+from cg_train.order import SampleOrder
+
+Item = TypeVar("Item")
+
+PLANNED_STEPS = 1024
+"""Batches looked at ahead when budgets are planned."""
+EDGE_SAMPLE = 20_000
+"""Frames whose edges are counted when budgets are planned."""
+
+
+@contract
+class Batch:
+    """What one step learns from. Every array has leading axes [n_parts, n_devices], written `...`.
+
+    graph    packed graphs
+    forces   [..., n_beads, 3] kcal/mol/angstrom, what the energy's negative gradient should be; zero for padding
+    weights  [..., n_beads], each bead's weight in the loss; zero for padding
+    """
+
+    graph: BeadGraph
+    forces: Array
+    weights: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharding:
+    """How a batch is divided: into `n_parts` one after the other, each over `n_devices`, of which some are local.
+
+    local is the range of devices, by place in the mesh, that belong to this process.
+    """
+
+    n_parts: int
+    n_devices: int
+    local: range
+
+    @property
+    def n_shards(self) -> int:
+        """Number of packed graphs of a batch."""
+        return self.n_parts * self.n_devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One frame ready to be packed: its graph, target forces [n_beads, 3] and weight."""
+
+    graph: BeadGraph
+    forces: np.ndarray
+    weight: float = 1.0
+
+
+def assign_shards(loads: Sequence[float], n_shards: int) -> list[list[int]]:
+    """Return, per shard, the places of its frames: as even in number as possible, then in load.
+
+    Heavy frames go first, each to the lightest shard that still has room; ties go to the lower number, so the outcome
+    depends on the loads alone.
+    """
+    room = -(-len(loads) // n_shards)
+    shards: list[list[int]] = [[] for _ in range(n_shards)]
+    totals = [0.0] * n_shards
+    for place in sorted(range(len(loads)), key=lambda i: (-loads[i], i)):
+        shard = min((s for s in range(n_shards) if len(shards[s]) < room), key=lambda s: (totals[s], s))
+        shards[shard].append(place)
+        totals[shard] += loads[place]
+    return shards
+
+
+def edge_numbers(source: GraphSource) -> tuple[np.ndarray, int]:
+    """Return ([n_domains] most edges of a frame of each domain, most edges that any bead receives), over sampled frames."""
+    table = source.table
+    each = max(4, EDGE_SAMPLE // max(len(table.domain_names), 1))
+    most, neighbours = np.zeros(len(table.domain_names), np.int64), 0
+    for domain in range(len(most)):
+        samples = np.flatnonzero(table.domain == domain)
+        if len(samples) > each:
+            samples = samples[np.linspace(0, len(samples) - 1, each).round().astype(np.int64)]
+        for sample in samples:
+            n_edges, degree = source.n_edges(int(sample))
+            most[domain], neighbours = max(most[domain], n_edges), max(neighbours, degree)
+    return most, neighbours
+
+
+def shard_samples(source: GraphSource, samples: Sequence[int], n_shards: int) -> list[list[int]]:
+    """Return the samples of each shard."""
+    loads = [float(source.table.n_beads[source.table.domain[s]]) for s in samples]
+    return [[int(samples[place]) for place in places] for places in assign_shards(loads, n_shards)]
+
+
+def plan_run_budget(source: GraphSource, batches: Sequence[Sequence[int]], n_shards: int, margin: float, dense: bool) -> Budget:
+    """Return the budget of one shard that all `batches` (lists of samples) fit, with `margin` more edges.
+
+    Numbers of beads and bonded tuples are exact; edges are estimated from sampled frames. dense: plan the dense layout.
+    """
+    edges, neighbours = edge_numbers(source)
+    per_domain = np.array([[*source.sizes(domain), edges[domain]] for domain in range(len(edges))], np.int64)
+    most, most_frames = np.zeros(per_domain.shape[1], np.int64), 1
+    for samples in batches:
+        for shard in shard_samples(source, samples, n_shards):
+            most = np.maximum(most, per_domain[source.table.domain[np.asarray(shard, np.int64)]].sum(axis=0))
+            most_frames = max(most_frames, len(shard))
+    n_beads, n_bonds, n_angles, n_dihedrals, n_edges = (int(n) for n in most)
+    n_beads = _round_up(n_beads + 1, 16)
+    n_neighbours = int(np.ceil(neighbours * (1 + margin))) + 1
+    return Budget(
+        n_beads=n_beads,
+        n_edges=n_beads * n_neighbours if dense else _round_up(int(n_edges * (1 + margin)) + 1, 128),
+        n_frames=most_frames + 1,
+        n_bonds=_round_up(n_bonds + 1, 16),
+        n_angles=_round_up(n_angles + 1, 16),
+        n_dihedrals=_round_up(n_dihedrals + 1, 16),
+        n_neighbours=n_neighbours if dense else None,
+    )
+
+
+class BatchBuilder:
+    """Packs lists of samples into batches of one shape.
+
+    example: sample, step -> `Example`; called from several threads.
+    """
+
+    def __init__(self, source: GraphSource, example: Callable[[int, int], Example], sharding: Sharding, budget: Budget, dtype: np.dtype):
+        self.source = source
+        self.budget = budget
+        self._example = example
+        self._sharding = sharding
+        self._dtype = dtype
+
+    def build(self, samples: Sequence[int], step: int) -> Batch:
+        """Return this process's part of a batch; `BudgetOverflow` where a shard does not fit."""
+        shards = shard_samples(self.source, samples, self._sharding.n_shards)
+        parts = []
+        for part in range(self._sharding.n_parts):
+            first = part * self._sharding.n_devices
+            parts.append(_stack([self._pack(shards[first + device], step) for device in self._sharding.local]))
+        return _stack(parts)
+
+    def _pack(self, shard: Sequence[int], step: int) -> Batch:
+        examples = [self._example(sample, step) for sample in shard]
+        graph = pack([example.graph for example in examples], self.budget)
+        graph = dataclasses.replace(graph, positions=np.asarray(graph.positions, self._dtype))
+        forces = np.zeros((self.budget.n_beads, 3), self._dtype)
+        weights = np.zeros(self.budget.n_beads, self._dtype)
+        start = 0
+        for example in examples:
+            end = start + len(example.forces)
+            forces[start:end] = example.forces
+            weights[start:end] = example.weight
+            start = end
+        return Batch(graph=graph, forces=forces, weights=weights)
+
+
+def training_batches(
+    builder: BatchBuilder, order: SampleOrder, batch_size: int, first_step: int, n_threads: int, n_ahead: int
+) -> contextlib.AbstractContextManager[Iterator[Batch]]:
+    """Return a context whose iterator yields the batch of `first_step`, the next, and so on, built ahead in threads."""
+
+    def steps() -> Iterator[int]:
+        step = first_step
+        while True:
+            yield step
+            step += 1
+
+    return ahead(lambda step: builder.build(order.batch(step, batch_size).tolist(), step), steps(), n_threads, n_ahead)
+
+
+@contextlib.contextmanager
+def ahead(make: Callable[[int], Item], keys: Iterator[int], n_threads: int, n_ahead: int) -> Iterator[Iterator[Item]]:
+    """Yield an iterator over `make(key)` in order, computed up to `n_ahead` early by `n_threads` threads."""
+    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="cg-train-loader")
+    waiting: deque[Future[Item]] = deque()
+
+    def results() -> Iterator[Item]:
+        for key in keys:
+            waiting.append(pool.submit(make, key))
+            if len(waiting) > n_ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    try:
+        yield results()
+    finally:
+        for future in waiting:
+            future.cancel()
+        pool.shutdown(wait=True)
+
+
+def grown_budget(budget: Budget, growth: float = 1.15) -> Budget:
+    """Return a budget with more room for edges, after an overflow."""
+    if budget.n_neighbours is None:
+        return dataclasses.replace(budget, n_edges=_round_up(int(budget.n_edges * growth) + 1, 128))
+    n_neighbours = int(budget.n_neighbours * growth) + 1
+    return dataclasses.replace(budget, n_neighbours=n_neighbours, n_edges=budget.n_beads * n_neighbours)
+
+
+def largest_budget(first: Budget, second: Budget) -> Budget:
+    """Return the budget with the larger of each two numbers; both must have the same layout."""
+    pairs: dict[str, Any] = {name: (getattr(first, name), getattr(second, name)) for name in dataclasses.asdict(first)}
+    return Budget(**{name: None if None in pair else max(pair) for name, pair in pairs.items()})
+
+
+def _stack(batches: Sequence[Batch]) -> Batch:
+    fields = {
+        field.name: np.stack([getattr(batch, field.name) for batch in batches])
+        for field in dataclasses.fields(Batch)
+        if field.name != "graph"
+    }
+    graphs = [batch.graph for batch in batches]
+    graph = BeadGraph(
+        **{
+            field.name: None if getattr(graphs[0], field.name) is None else np.stack([getattr(graph, field.name) for graph in graphs])
+            for field in dataclasses.fields(BeadGraph)
+        }
+    )
+    return Batch(graph=graph, **fields)
+
+
+def _round_up(n: int, block: int) -> int:
+    return -(-n // block) * block

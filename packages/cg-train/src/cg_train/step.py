@@ -1,0 +1,139 @@
+"""One optimizer step and one evaluation, compiled over a mesh."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from cg_data.contracts import EnergyFn
+from cg_train.config import AnyStage, LossConfig, StageConfig
+from cg_train.distributed import AXIS
+from cg_train.loader import Batch
+from cg_train.loss import Sums, force_sums, loss_value
+from cg_train.optimizer import evaluation_params
+from cg_train.state import TrainState, trained
+
+StepFn = Callable[[TrainState, Batch], TrainState]
+SumsFn = Callable[[Any, Batch], Sums]
+
+
+def sharded_sums(energy: EnergyFn, loss: LossConfig, mesh: Mesh) -> SumsFn:
+    """Return `(params, part of a batch [n_devices, ...]) -> sums over all devices`.
+
+    Each device evaluates its own packed graph. Whoever differentiates differentiates the global sums, so that the gradient of
+    replicated parameters is summed by JAX and exactly once.
+    """
+    local = force_sums(energy, loss)
+
+    def of_device(params: Any, batch: Batch) -> Sums:
+        sums = local(params, jax.tree.map(lambda array: array[0], batch))
+        return {name: value[None] for name, value in sums.items()}
+
+    spread = jax.shard_map(
+        of_device, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec(AXIS), check_vma=False
+    )
+    return lambda params, batch: {name: value.sum() for name, value in spread(params, batch).items()}
+
+
+def make_gradient(energy: EnergyFn, loss: LossConfig, mesh: Mesh) -> Callable[[Any, Any, Batch], tuple[Sums, Any]]:
+    """Return `(trainable, params, batch [n_parts, n_devices, ...]) -> (sums, gradient of the loss by trainable)`.
+
+    The loss of the whole batch is a ratio of sums, so gradients of the numerator are added up over the parts and divided by the
+    weight of all parts.
+    """
+    sums_of = sharded_sums(energy, loss, mesh)
+
+    def numerator(trainable: Any, params: Any, part: Batch) -> tuple[Any, Sums]:
+        sums = sums_of({**params, **trainable}, part)
+        return sums["loss"], sums
+
+    differentiate = jax.grad(numerator, has_aux=True)
+
+    def gradient(trainable: Any, params: Any, batch: Batch) -> tuple[Sums, Any]:
+        def of_part(part: Batch) -> tuple[Sums, Any]:
+            grads, sums = differentiate(trainable, params, part)
+            return sums, grads
+
+        sums, grads = _sum_over_parts(of_part, batch)
+        weight = jnp.maximum(sums["weight"], 1e-12)
+        return sums, jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
+
+    return gradient
+
+
+def make_step(
+    energy: EnergyFn,
+    loss: LossConfig,
+    stage: StageConfig,
+    optimizer: optax.GradientTransformationExtraArgs,
+    ema_decay: float | None,
+    mesh: Mesh,
+) -> StepFn:
+    """Return the compiled step; the state it is given is consumed (its buffers are reused).
+
+    A step whose loss or gradient is not finite is not applied, nor is any after it: the state stays the last good one and
+    `failed_step` says where.
+    """
+    gradient = make_gradient(energy, loss, mesh)
+
+    def step(state: TrainState, batch: Batch) -> TrainState:
+        trainable = trained(state.params, stage.train)
+        sums, grads = gradient(trainable, state.params, batch)
+        value, norm = loss_value(sums), optax.global_norm(grads)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, trainable, value=value)
+        updates = jax.tree.map(lambda update: update * state.learning_scale.astype(update.dtype), updates)
+        moved = optax.apply_updates(trainable, updates)
+        params = {**state.params, **moved}
+        evaluated = {**params, **evaluation_params(stage, optimizer_state, moved)}
+        count = state.step.astype(jnp.float32)
+        average = None
+        if ema_decay is not None:
+            # A young average follows quickly, or it would remember the initial parameters.
+            decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
+            average = jax.tree.map(lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), state.average, evaluated)
+        seen = {**sums, "gradient_norm": norm, "steps": jnp.ones((), jnp.float32)}
+        moved_state = dataclasses.replace(
+            state,
+            params=params,
+            optimizer=optimizer_state,
+            average=average,
+            step=state.step + 1,
+            window={name: state.window[name] + seen[name].astype(jnp.float32) for name in state.window},
+        )
+        good = (state.failed_step < 0) & jnp.isfinite(value) & jnp.isfinite(norm)
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved_state, state)
+        failed = jnp.where(good | (state.failed_step >= 0), state.failed_step, state.step)
+        return dataclasses.replace(kept, failed_step=failed)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_evaluation(energy: EnergyFn, loss: LossConfig, mesh: Mesh) -> SumsFn:
+    """Return the compiled `(params, batch [n_parts, n_devices, ...]) -> sums over the batch`."""
+    sums_of = sharded_sums(energy, loss, mesh)
+
+    def evaluate(params: Any, batch: Batch) -> Sums:
+        return _sum_over_parts(lambda part: sums_of(params, part), batch)
+
+    return jax.jit(evaluate)
+
+
+def evaluated_params(state: TrainState, stage: AnyStage) -> Any:
+    """Return the parameters that validation and the bundle take: the average where there is one."""
+    if state.average is not None:
+        return state.average
+    moved = trained(state.params, stage.train)
+    return {**state.params, **evaluation_params(stage, state.optimizer, moved)}
+
+
+def _sum_over_parts(of_part: Callable[[Batch], Any], batch: Batch) -> Any:
+    """Return the sum of `of_part` over the leading axis of a batch, one part after the other."""
+    first = jax.tree.map(lambda array: array[0], batch)
+    if batch.forces.shape[0] == 1:
+        return of_part(first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_part, first))
+    return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, of_part(part)), None), zeros, batch)[0]

@@ -1,0 +1,59 @@
+"""The commented configuration that `cg-train template` prints; its values are the defaults."""
+
+TEMPLATE = """\
+# Configuration of `cg-train run CONFIG -o DIR`. Values shown are the defaults unless marked; delete what you do not change.
+dataset: dataset            # (yours) folder made by cg-data prepare
+prior: prior.yaml           # (yours) made by cg-priors fit; needed unless model.mode is backbone
+
+model:                      # see cg-models template
+  mode: hybrid              # hybrid: prior + backbone; backbone; prior
+  cutoff_angstrom: 10.0
+  precision: float32        # float64 needs JAX_ENABLE_X64=1
+
+data:
+  temperatures_kelvin: null # for example [320.0]; null: all. A force field is one of a temperature: prefer one
+  domains: null             # for example [1abcA00]; null: all
+  domain_weights: {}        # for example {1abcA00: 2.0}: drawn twice as often, with replacement
+  temperature_weights: {}   # for example {320.0: 2.0}
+  edge_cache_gigabytes: 2.0 # memory for edges of frames already seen
+  budget_margin: 0.05       # room for edges beyond what sampled frames need
+  edge_layout: dense        # dense: fixed neighbours per bead, faster; flat: a list of edges
+  prefetch_threads: 1
+  prefetch_batches: 4
+
+stages:                     # one after the other
+  - kind: gradient
+    train: backbone         # backbone (prior frozen and subtracted once), prior, both
+    optimizer: {kind: adam} # adam, amsgrad, adabelief, yogi, lion, sgd, polyak_sgd, fromage, muon, schedule_free_adam
+    learning_rate: 0.002
+    schedule:
+      kind: warmup_cosine   # warmup_cosine, constant, plateau
+      warmup_fraction: 0.05 # share of the stage's steps
+      final_fraction: 0.01  # of the learning rate, at the end
+    epochs: 20.0            # passes over the training frames
+    steps: null             # takes precedence over epochs
+    gradient_clip_norm: 10.0 # null: never
+
+loss:
+  kind: mse                 # mse, huber
+  huber_delta: 10.0         # kcal/mol/A; larger force errors count linearly
+
+frames_per_batch: 32        # of one step, over all devices together
+gradient_accumulation: 1    # parts of a batch, one after the other, to save memory
+ema_decay: 0.99             # average of the parameters for validation and bundle; null: none
+seed: 0
+
+validation:
+  every_steps: 200
+  max_frames: 2048          # null: all
+  early_stopping_patience: null # validations without a new best that end the stage
+
+checkpoints:
+  every_steps: 200
+  keep: 2                   # newest; the best by validation is kept besides
+
+log_every_steps: 20
+platform: null              # cpu, gpu, tpu: fail unless JAX runs on it
+devices: null               # of this process; null: all
+parameters: best            # which the bundle holds: best (by validation) or last
+"""

@@ -1,0 +1,70 @@
+"""What all stages of a run share."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from cg_models.hybrid import Model
+from cg_train.checkpoint import Checkpoints
+from cg_train.config import TrainConfig
+from cg_train.distributed import to_host
+from cg_train.frames import GraphSource
+from cg_train.metrics import Journal
+from cg_train.order import SampleOrder
+from cg_train.preemption import Stopped, StopRequest
+from cg_train.state import Progress, TrainState
+from cg_train.targets import PriorForces, Targets
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A run's inputs and outputs.
+
+    validation is None where the split has no frames; journal is None in all processes but the first; inputs are fingerprints of
+    the files that the run learns from; dtype is that of positions and forces.
+    """
+
+    config: TrainConfig
+    model: Model
+    mesh: Mesh
+    training: GraphSource
+    validation: GraphSource | None
+    order: SampleOrder
+    checkpoints: Checkpoints
+    journal: Journal | None
+    stop: StopRequest
+    inputs: dict[str, str]
+    prior_forces: PriorForces | None
+    resume_hint: str
+    dtype: np.dtype
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and speaks."""
+        return jax.process_index() == 0
+
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Begin to write a checkpoint."""
+        host = to_host(state)
+        if progress.step == progress.stage_first_step:
+            # Between stages there is no optimizer state, whichever side of the border the run stands on.
+            host = dataclasses.replace(host, optimizer=())
+        self.checkpoints.save(host, progress, self.config.to_dict(), self.inputs)
+
+    def stop_if_asked(self, state: TrainState, progress: Progress) -> None:
+        """Save and raise `Stopped` where a signal has asked for it."""
+        if self.stop.signal_number is not None:
+            self.save(state, progress)
+            self.checkpoints.wait()
+            raise Stopped(
+                self.stop.signal_number, f"stopped after step {progress.step}, everything is saved; go on with: {self.resume_hint}"
+            )
+
+    def targets(self, source: GraphSource, state: TrainState, frozen_prior: bool) -> Targets:
+        """Return what is to be learned on a source: its forces, less those of the prior as it stands, if it is frozen."""
+        if self.prior_forces is None or not frozen_prior:
+            return Targets(source, None)
+        return Targets(source, self.prior_forces(to_host(state.params["prior"]), source))
