@@ -105,8 +105,8 @@ class Bundle:
         return dense_layout(graph) if dense else graph
 
     def energy(self, graph: BeadGraph) -> Array:
-        """Return per-bead energies, [n_beads] kcal/mol; differentiable, and traceable inside `jax.jit`."""
-        return self.model.energy(self.params, graph)
+        """Return per-bead energies, [n_beads] kcal/mol; compiled once per shape, differentiable, traceable inside `jax.jit`."""
+        return self._compiled_energy(self.params, graph)
 
     def energy_fn(self, part: Part = "full") -> EnergyFn:
         """Return `(params, graph) -> [n_beads]` kcal/mol of a part of the model."""
@@ -115,6 +115,11 @@ class Bundle:
     def energy_and_forces(self, graph: BeadGraph, part: Part = "full") -> tuple[Array, Array]:
         """Return per-bead energies [n_beads] kcal/mol and forces [n_beads, 3] kcal/mol/angstrom; compiled once per shape."""
         return self._compiled(part)(self.params, graph)
+
+    @functools.cached_property
+    def _compiled_energy(self) -> EnergyFn:
+        compiled: EnergyFn = jax.jit(self.model.energy)
+        return compiled
 
     @functools.cached_property
     def _functions(self) -> dict[str, Any]:

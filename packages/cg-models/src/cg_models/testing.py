@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from cg_data.contracts import Array, BeadGraph
 from cg_data.topology import frame_graph
-
 from cg_models.config import ModelConfig
 from cg_models.forces import energy_and_forces
 from cg_models.graph import dense, pack, plan_budget
@@ -197,7 +197,9 @@ class BackboneClaims:
         first, second = random_chain(6, 1), random_chain(6, 2)
         together = chain_graph(np.concatenate([first, second + 100.0]))
         energies, forces = self.evaluate(together)
-        alone = [dataclasses.replace(chain_graph(part), species=_shifted(together.species, 6 * n)) for n, part in enumerate((first, second))]
+        alone = [
+            dataclasses.replace(chain_graph(part), species=_shifted(together.species, 6 * n)) for n, part in enumerate((first, second))
+        ]
         for n, graph in enumerate(alone):
             part_energies, part_forces = self.evaluate(graph)
             _close(energies[6 * n : 6 * n + 6], part_energies[:6], EXACT)

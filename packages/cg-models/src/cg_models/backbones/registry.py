@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cg_data.configuration import Configuration
+from cg_data.errors import require
 from cg_models.backbones.allegro.config import SIZES as ALLEGRO_SIZES
 from cg_models.backbones.allegro.config import AllegroConfig
 
@@ -37,3 +38,12 @@ BACKBONES = (Backbone(AllegroConfig, ALLEGRO_SIZES, lambda config: 1),)
 def backbone_of(config: Any) -> Backbone:
     """Return the backbone that a configuration belongs to."""
     return next(backbone for backbone in BACKBONES if backbone.config is type(config))
+
+
+def options_of(kind: str, size: str = "default") -> dict[str, Any]:
+    """Return the options of a named size of a backbone; `UserError` for a name that is not known."""
+    found = {backbone.kind: backbone for backbone in BACKBONES}
+    require(kind in found, f"backbone: expected one of {', '.join(found)}, received {kind!r}: choose one of them")
+    sizes = found[kind].sizes
+    require(size in sizes, f"backbone {kind}: expected a size of {', '.join(sizes)}, received {size!r}: choose one of them")
+    return {"kind": kind, **sizes[size]}

@@ -1,0 +1,88 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from cg_data.errors import UserError
+from cg_data.topology import frame_graph
+from cg_models.graph import BudgetOverflow, dense, flat, frame_sum, pack, plan_budget, sizes
+from cg_models.testing import random_chain
+
+
+def chain(n_beads, seed=0, cutoff=9.0):
+    index = np.arange(n_beads, dtype=np.int32)
+    return frame_graph(random_chain(n_beads, seed).astype(np.float32), index % 3, index, np.zeros(n_beads, np.int32), cutoff)
+
+
+GRAPHS = [chain(8, 0), chain(12, 1), chain(10, 2)]
+
+
+def test_the_planned_budget_holds_every_choice_of_frames():
+    budget = plan_budget(GRAPHS, 2)
+    for first in GRAPHS:
+        for second in GRAPHS:
+            if first is not second:
+                pack([first, second], budget).check("packed")
+    assert budget.n_beads == 22
+    assert budget.n_frames == 3
+
+
+@pytest.mark.parametrize("is_dense", [False, True])
+def test_packing_keeps_every_frame_apart_and_whole(is_dense):
+    budget = plan_budget(GRAPHS, 3, dense=is_dense)
+    packed = flat(pack(GRAPHS, dataclasses.replace(budget, n_beads=budget.n_beads + 5)))
+    edges = {(s, r) for s, r, used in zip(packed.senders, packed.receivers, packed.edge_mask, strict=True) if used}
+    start, expected = 0, set()
+    for number, graph in enumerate(GRAPHS):
+        rows = slice(start, start + graph.n_beads)
+        np.testing.assert_array_equal(packed.positions[rows], graph.positions)
+        np.testing.assert_array_equal(packed.frame[rows], number)
+        expected |= {(s + start, r + start) for s, r in zip(graph.senders, graph.receivers, strict=True)}
+        start += graph.n_beads
+    assert edges == expected
+    assert (packed.frame[start:] == budget.n_frames - 1).all()
+    assert not packed.bead_mask[start:].any()
+    bonds = packed.bonds[packed.bond_mask]
+    assert len(bonds) == sum(len(graph.bonds) for graph in GRAPHS)
+    assert (packed.frame[bonds[:, 0]] == packed.frame[bonds[:, 1]]).all()
+
+
+@pytest.mark.parametrize("name", ["n_beads", "n_edges", "n_bonds", "n_angles", "n_dihedrals", "n_frames"])
+def test_overflow_of_any_budget_raises_and_names_the_number(name):
+    exact = plan_budget(GRAPHS, 3)
+    too_small = dataclasses.replace(exact, **{name: getattr(exact, name) - 1})
+    needed = getattr(exact, name) - (name == "n_frames")
+    with pytest.raises(BudgetOverflow, match=rf"{needed} .*do not fit the budget of {needed - 1}"):
+        pack(GRAPHS, too_small)
+
+
+def test_overflow_of_neighbours_raises_and_names_the_number():
+    largest = max(sizes(graph)["n_neighbours"] for graph in GRAPHS)
+    budget = dataclasses.replace(plan_budget(GRAPHS, 3, dense=True), n_neighbours=largest - 1)
+    with pytest.raises(BudgetOverflow, match=f"{largest} neighbours of one bead"):
+        pack(GRAPHS, budget)
+
+
+def test_planning_needs_a_frame():
+    with pytest.raises(UserError, match="at least one frame"):
+        plan_budget([], 2)
+
+
+def test_dense_and_flat_hold_the_same_edges_with_their_shifts():
+    graph = GRAPHS[1]
+    shifts = np.random.default_rng(0).normal(size=(len(graph.senders), 3))
+    graph = dataclasses.replace(graph, shifts=shifts)
+    back = flat(dense(graph))
+    used = back.edge_mask
+
+    def keyed(g, mask):
+        return {(s, r): tuple(shift) for s, r, shift in zip(g.senders[mask], g.receivers[mask], g.shifts[mask], strict=True)}
+
+    assert keyed(back, used) == keyed(graph, graph.edge_mask)
+
+
+def test_frame_sums_leave_padding_out():
+    packed = pack(GRAPHS, plan_budget(GRAPHS, 4))
+    sums = frame_sum(jax.numpy.ones(packed.n_beads), packed, 5)
+    np.testing.assert_array_equal(sums, [8, 12, 10, 0, 0])
