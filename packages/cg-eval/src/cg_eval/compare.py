@@ -18,6 +18,7 @@ from cg_data.atomic import atomic_folder
 from cg_data.configuration import Configuration
 from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError, require
+from cg_data.store import Dataset
 from cg_data.topology import bonded_tuples
 from cg_eval import observables
 from cg_eval.bootstrap import Blocks, Interval, bootstrap, time_blocks
@@ -223,6 +224,16 @@ def compare_distributions(
         n_reference_trajectories=len(np.unique(reference.trajectory)),
         rows=rows,
     )
+
+
+def reference_frames(dataset: Dataset, domain: str, temperature_kelvin: float) -> BeadFrames:
+    """Return all of a domain's frames at a temperature; `UserError` where it has none within 1 K."""
+    frames = dataset.frames(domain)
+    near = np.abs(np.asarray(frames.temperature) - temperature_kelvin) < 1.0
+    if not near.any():
+        known = ", ".join(f"{t:g}" for t in np.unique(frames.temperature))
+        raise UserError(f"{dataset.path}: {domain} has no frames at {temperature_kelvin:g} K, only at {known} K: simulate at one of these")
+    return frames.select(near)
 
 
 def split_in_halves(trajectory: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from cg_eval.predict import DomainForces, predict_forces
 
 if TYPE_CHECKING:
     from cg_models.bundle import Bundle
+    from cg_models.hybrid import Part
 
 logger = logging.getLogger("cg_eval")
 
@@ -275,8 +276,8 @@ def _thin(vectors: np.ndarray, config: ForcesConfig) -> np.ndarray:
     return vectors[np.random.default_rng(config.seed).choice(len(vectors), config.n_samples, replace=False)]
 
 
-def _parts(bundle: "Bundle", part: str) -> tuple[str, ...]:
+def _parts(bundle: "Bundle", part: "Part") -> tuple["Part", ...]:
     """Return the parts to compute: the prior, where there is one, and the one judged."""
-    parts = ["prior"] if bundle.prior is not None else []
-    require(part != "prior" or bool(parts), "forces: the bundle has no prior; choose part=full")
-    return tuple(dict.fromkeys([*parts, part]))
+    known = bundle.model.parts
+    require(part == "full" or part in known, f"forces: the bundle has no {part}, only {' and '.join(known)}; choose part=full")
+    return ("prior", part) if "prior" in known and part != "prior" else (part,)

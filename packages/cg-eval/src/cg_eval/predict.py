@@ -14,8 +14,8 @@ from cg_data.topology import frame_graph
 
 if TYPE_CHECKING:
     from cg_models.bundle import Bundle
-
     from cg_models.graph import Budget
+    from cg_models.hybrid import Part
 
 logger = logging.getLogger("cg_eval")
 
@@ -37,7 +37,7 @@ class DomainForces:
 
 
 def predict_forces(
-    bundle: "Bundle", dataset: Dataset, chosen: Sequence[tuple[str, np.ndarray]], parts: Sequence[str], beads_per_batch: int = 1024
+    bundle: "Bundle", dataset: Dataset, chosen: Sequence[tuple[str, np.ndarray]], parts: Sequence["Part"], beads_per_batch: int = 1024
 ) -> Iterator[DomainForces]:
     """Yield the forces of each part of a bundle on the chosen (domain, frame indices), in that order.
 
@@ -49,7 +49,7 @@ def predict_forces(
     results = _in_batches(bundle, _graphs(bundle, dataset, chosen), _plan(bundle, dataset, chosen, beads_per_batch), parts)
     for domain, indices in chosen:
         of_frames = [next(results) for _ in indices]
-        forces = {part: np.stack([frame[part] for frame in of_frames]) for part in parts}
+        forces: Forces = {part: np.stack([frame[part] for frame in of_frames]) for part in parts}
         yield DomainForces(domain, dataset.frames(domain).select(indices), forces)
 
 
@@ -97,7 +97,7 @@ def _plan(bundle: "Bundle", dataset: Dataset, chosen: Sequence[tuple[str, np.nda
     )
 
 
-def _in_batches(bundle: "Bundle", graphs: Iterator[BeadGraph], budget: "Budget", parts: Sequence[str]) -> Iterator[Forces]:
+def _in_batches(bundle: "Bundle", graphs: Iterator[BeadGraph], budget: "Budget", parts: Sequence["Part"]) -> Iterator[Forces]:
     compute = _compile(bundle, parts)
     waiting: list[BeadGraph] = []
     for graph in graphs:
@@ -128,7 +128,7 @@ def _run(
     return budget
 
 
-def _compile(bundle: "Bundle", parts: Sequence[str]) -> Callable[[Params, BeadGraph], dict[str, Any]]:
+def _compile(bundle: "Bundle", parts: Sequence["Part"]) -> Callable[[Params, BeadGraph], dict[str, Any]]:
     import jax
 
     from cg_models.forces import energy_and_forces

@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,13 +18,13 @@ from cg_data.configuration import Configuration
 from cg_data.contracts import Array, BeadFrames, EnergyFn, Params
 from cg_data.errors import UserError, require
 from cg_data.mapping import RESIDUE_MASSES_AMU
+from cg_data.store import Dataset
 from cg_eval.stability import PhysicalRange, explain, range_check, survival_curve
 from cg_eval.trajectory_files import write_dcd, write_pdb
 
 if TYPE_CHECKING:
-    from cg_models.bundle import Bundle
-
     from cg_eval.dynamics import Motion
+    from cg_models.bundle import Bundle
 
 logger = logging.getLogger("cg_eval")
 
@@ -212,11 +212,21 @@ def starting_frames(frames: BeadFrames, n_replicas: int, temperature_kelvin: flo
     return frames.select(candidates[np.arange(n_replicas) * len(candidates) // n_replicas])
 
 
+def dataset_start(bundle: "Bundle", dataset: Dataset, domain: str, config: SimulateConfig) -> BeadFrames:
+    """Return starting frames of a domain for `simulate`: at the nearest temperature, species as the bundle numbers them.
+
+    Raises `UserError` naming a species that the bundle does not know.
+    """
+    start = starting_frames(dataset.frames(domain), config.n_replicas, config.temperature_kelvin)
+    names = [dataset.species_names[index] for index in np.asarray(start.species)]
+    return replace(start, species=np.asarray(bundle.species_index(names), np.int32))
+
+
 def simulate(bundle: "Bundle", start: BeadFrames, config: SimulateConfig | None = None, show_progress: bool = False) -> Simulation:
     """Simulate one replica from each frame of `start` (see `starting_frames`) with a bundle's force field.
 
-    start.species are indices into bundle.species_names; its temperature and forces are not used. Replicas that leave the
-    physical range stop, with the reason recorded; the others go on.
+    start.species are indices into bundle.species_names (see `dataset_start`); its temperature and forces are not used.
+    Replicas that leave the physical range stop, with the reason recorded; the others go on.
     """
     config = config or SimulateConfig()
     names = tuple(bundle.species_names[index] for index in np.asarray(start.species))
@@ -304,7 +314,7 @@ class _Runner:
     def _compile(self, most: int) -> None:
         from cg_eval.dynamics import make_block
 
-        self.room = max(1, min(self.replicas.n_beads - 1, int(np.ceil(NEIGHBOUR_MARGIN * most)) + 1))
+        self.room = max(1, min(self.replicas.n_beads - 1, max(most, int(np.ceil(NEIGHBOUR_MARGIN * most)))))
         self.block = make_block(self.replicas, self.masses, self.energy_and_forces, self.cutoff, self.room, self.check, self.integration)
 
     def advance(self, motion: "Motion", n_steps: int) -> tuple["Motion", dict[str, np.ndarray]]:
