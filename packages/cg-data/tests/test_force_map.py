@@ -36,7 +36,7 @@ def chignolin(chignolin_file):
     rigid = rigid_bonds(find_bonds(atoms, positions[:5]), atoms.atomic_numbers, "h-bonds", "here")
     anchors = atoms.find("CA", 6)
     beads = csr_array((np.ones(10), (np.arange(10), anchors)), shape=(10, 175))
-    reduction = reduce_atoms(rigid_groups(rigid, 175), beads)
+    reduction = reduce_atoms(rigid_groups(rigid, 175), beads, "here")
     supports = local_supports(atoms.residues, np.arange(10), chain_links(atoms, positions[:5]), 1, reduction.groups)
     return first, second, reduction, supports, rigid, anchors
 
@@ -177,7 +177,7 @@ def test_rigid_groups_and_the_uniform_map_equal_the_published_implementation():
     anchors = atoms.find("CA", 6)
     anchors = anchors[anchors >= 0]
     beads = csr_array((np.ones(10), (np.arange(10), anchors)), shape=(10, 175))
-    reduction = reduce_atoms(rigid_groups(rigid, 175), beads)
+    reduction = reduce_atoms(rigid_groups(rigid, 175), beads, "here")
     np.testing.assert_array_equal(uniform_map(reduction) @ reduction.groups.toarray(), np.loadtxt(REFERENCE / "cln_basic_force_mat.txt"))
     published = np.loadtxt(REFERENCE / "cln_opt_force_mat.txt")
     np.testing.assert_allclose(published[:, anchors], np.eye(10), atol=1e-12)
@@ -189,8 +189,8 @@ def test_rigid_groups_and_the_uniform_map_equal_the_published_implementation():
 def test_two_beads_on_one_rigid_group_are_refused():
     groups = rigid_groups(np.array([[0, 1]]), 3)
     beads = csr_array((np.ones(2), ([0, 1], [0, 1])), shape=(2, 3))
-    with pytest.raises(UserError, match="two beads share a group"):
-        uniform_map(reduce_atoms(groups, beads))
+    with pytest.raises(UserError, match="here: two beads share a group"):
+        reduce_atoms(groups, beads, "here")
 
 
 def test_a_local_map_does_not_reach_over_a_chain_break():

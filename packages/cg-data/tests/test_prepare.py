@@ -170,7 +170,7 @@ DAMAGE = {
     "all frames not a number": (fill("coords", np.nan), "no usable frame"),
     "all forces zero": (fill("forces", 0.0), "no usable frame"),
     "all frames at 2e7": (fill("coords", 2.1e7), "no usable frame"),
-    "unknown residue": (unknown_residue, r"residue 3: residue 'XYZ' is not an amino acid"),
+    "unknown residue": (unknown_residue, "residue XYZ 3: residue .XYZ. is not an amino acid"),
     "a residue without CA": (lost_anchor, "numResidues says 10, but 9 residues have a CA atom"),
     "no atom names": (remove("pdbProteinAtoms"), "no pdbProteinAtoms"),
     "no elements": (remove("z", "element"), "neither z nor element"),

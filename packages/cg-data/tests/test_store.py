@@ -1,5 +1,6 @@
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,3 +207,12 @@ def test_there_are_twenty_species_in_alphabetical_order_with_masses():
     chains = "GIVEQCCTSICSLYQLENYCN" + "FVNQHLCGSHLVEALYLVCGERGFFYTPKT"
     mass = sum(RESIDUE_MASSES_AMU[one_letter[letter]] for letter in chains) + 2 * 18.0153 - 6 * 1.00794
     assert mass == pytest.approx(5807.6, abs=0.2)
+
+
+def test_a_dataset_written_by_the_first_release_of_the_format_is_read(tmp_path):
+    old = Path(__file__).parent / "data" / "dataset-v1"
+    assert verify(old) == []
+    dataset = open_dataset(old)
+    assert dataset.domains == ("5awlA00",)
+    assert dataset.frames("5awlA00").positions.shape == (24, 10, 3)
+    assert dataset.domain("5awlA00").residue_names[:4] == ("TYR", "TYR", "ASP", "PRO")

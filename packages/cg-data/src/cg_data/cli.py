@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from cg_data.command_line import run_app
+from cg_data.command_line import new_app, run_app
 from cg_data.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app("cg-data", "All-atom protein trajectories with forces to coarse-grained bead datasets.")
 
 DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder made by cg-data prepare.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder or file to write.")]
@@ -18,21 +18,6 @@ Output = Annotated[Path, typer.Option("-o", "--output", help="Folder or file to 
 def main() -> None:
     """Run the command line."""
     run_app(app)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from cg_data import __version__
-
-        typer.echo(f"cg-data {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def cg_data(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
-) -> None:
-    """All-atom protein trajectories with forces to coarse-grained bead datasets."""
 
 
 @app.command(epilog="Example: cg-data prepare examples/data/mdcath -o dataset split.held_out_domains=[1pinA01]")

@@ -114,7 +114,7 @@ def learn_structure(source: AtomSource, trajectories: list[SourceTrajectory], co
         rigid = rigid_bonds(bonds, atoms.atomic_numbers, config.force_map.constraints, source.where)
     reduction = None
     if config.force_map.kind != "none":
-        reduction = reduce_atoms(rigid_groups(rigid, atoms.n_atoms), beads.weights)
+        reduction = reduce_atoms(rigid_groups(rigid, atoms.n_atoms), beads.weights, source.where)
     return Structure(beads, anchors, linked, geometry, rigid, reduction)
 
 
@@ -241,10 +241,10 @@ def _gather(result: Frames, structure: Structure, positions: np.ndarray, number:
 
 
 def _gather_forces(result: Frames, structure: Structure, products: ForceProducts, forces: np.ndarray, fold: np.ndarray) -> None:
-    result.forces.append(apply_map(structure.beads.weights, forces))
     if result.kept_forces is not None:
         result.kept_forces.append(forces)
     if structure.reduction is not None:
+        result.forces.append(apply_map(structure.reduction.slice, forces))
         for k in np.unique(fold):
             products.add(int(k), group_forces(structure.reduction, forces[fold == k]))
 
@@ -327,7 +327,7 @@ def _assemble(
             positions=np.concatenate(frames.positions),
             forces=np.concatenate(frames.forces) if maps else None,
             species=beads.species,
-            residue_index=beads.residues.astype(np.int32),
+            residue_index=_numbered_along(segment),
             chain_index=chain_index.astype(np.int32),
             temperature=temperatures[trajectory],
             trajectory=trajectory,
@@ -343,6 +343,11 @@ def _assemble(
         notes=notes,
         force_map=_record(maps, products, structure, config),
     )
+
+
+def _numbered_along(segment: np.ndarray) -> np.ndarray:
+    """Return [n_beads] int32 rising by one along each segment, and by more over a break."""
+    return (np.arange(len(segment)) + np.unique(segment, return_inverse=True)[1]).astype(np.int32)
 
 
 def _record(maps: list[ChosenMap], products: list[ForceProducts], structure: Structure, config: PrepareConfig) -> ForceMapRecord:

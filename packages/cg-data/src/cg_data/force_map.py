@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, diags_array
 
 from cg_data.config import ForceMapConfig
 from cg_data.errors import UserError
@@ -26,13 +26,13 @@ class Reduction:
     """Atoms gathered into rigid groups, and beads as sums over groups.
 
     groups [n_groups, n_atoms] sparse, 1 where an atom belongs to a group (E^T); sizes [n_groups]; beads [n_beads, n_groups] dense,
-    B = C E; atom_beads [n_beads, n_atoms] sparse, C.
+    B = C E; slice [n_beads, n_atoms] sparse, the map by each bead's own atoms alone (C with rows scaled so that C slice^T = 1).
     """
 
     groups: csr_array
     sizes: np.ndarray
     beads: np.ndarray
-    atom_beads: csr_array
+    slice: csr_array
 
     @property
     def n_groups(self) -> int:
@@ -40,10 +40,17 @@ class Reduction:
         return len(self.sizes)
 
 
-def reduce_atoms(groups: csr_array, atom_beads: csr_array) -> Reduction:
-    """Return the reduction of atoms to rigid groups for a bead map."""
+def reduce_atoms(groups: csr_array, atom_beads: csr_array, where: str) -> Reduction:
+    """Return the reduction of atoms to rigid groups for a bead map.
+
+    groups [n_groups, n_atoms], atom_beads [n_beads, n_atoms]. Raises `UserError` naming `where` if two beads share a rigid group:
+    their forces cannot be told apart.
+    """
+    if ((atom_beads.power(2) @ groups.T > 0).sum(axis=0) > 1).any():
+        raise UserError(f"{where}: two beads share a group of rigidly joined atoms; expected one bead at most: choose other beads")
     sizes = np.asarray(groups.sum(axis=1)).ravel()
-    return Reduction(groups, sizes, (atom_beads @ groups.T).toarray(), atom_beads)
+    scale = diags_array(1.0 / np.asarray(atom_beads.power(2).sum(axis=1)).ravel())
+    return Reduction(groups, sizes, (atom_beads @ groups.T).toarray(), csr_array(scale @ atom_beads))
 
 
 def group_forces(reduction: Reduction, forces: np.ndarray) -> np.ndarray:
@@ -136,14 +143,8 @@ def solve_local_row(products: np.ndarray, sizes: np.ndarray, beads: np.ndarray, 
 
 
 def uniform_map(reduction: Reduction) -> np.ndarray:
-    """Return [n_beads, n_groups]: the plain sum of forces over the rigid groups a bead's atoms belong to.
-
-    Raises `UserError` where two beads share a rigid group: no consistent sum exists then.
-    """
-    touched = (reduction.beads != 0).astype(np.float64)
-    if (touched.sum(axis=0) > 1).any():
-        raise UserError("force_map: two beads share a group of rigidly joined atoms; expected one bead at most: choose other beads")
-    return touched
+    """Return [n_beads, n_groups]: the plain sum of forces over the rigid groups a bead's atoms belong to."""
+    return (reduction.beads != 0).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def choose_map(products: ForceProducts, reduction: Reduction, slice_score: float
     uniform = csr_array(uniform_map(reduction))
     every = [k for k in range(n_folds) if products.n_frames[k]]
     scores = {"slice": slice_score, "uniform": mean_square(uniform, products, every)}
-    baseline = {"slice": reduction.atom_beads, "uniform": csr_array(uniform @ reduction.groups)}
+    baseline = {"slice": reduction.slice, "uniform": csr_array(uniform @ reduction.groups)}
     if config.kind in baseline:
         weights = baseline[config.kind]
         return ChosenMap(config.kind, None, (weights,) * n_folds, weights.nnz, scores, "")

@@ -26,6 +26,7 @@ from cg_data.config import PrepareConfig
 from cg_data.errors import UserError, require
 from cg_data.mapping import species_names_of
 from cg_data.mdcath import open_mdcath
+from cg_data.select import wanted_domains
 from cg_data.store import Dataset, DomainData, open_dataset, read_record, write_domain, write_index
 
 logger = logging.getLogger("cg_data")
@@ -50,13 +51,15 @@ def prepare(config: PrepareConfig, output: Path | str) -> Dataset:
     start, count = config.share
     require(0 <= start < count, f"share {start},{count}: expected index,count with 0 <= index < count")
     errors = _prepare_files(files[start::count], config, output)
+    nothing = not any((output / "domains").glob("[!.]*/domain.json"))
+    if nothing and created:
+        shutil.rmtree(output)
+    if nothing and len(errors) == 1:
+        raise UserError(errors[0])
     for error in errors:
         logger.error("%s", error)
-    if not any((output / "domains").glob("[!.]*/domain.json")) and errors:
-        if created:
-            shutil.rmtree(output)
-        more = f" (and {len(errors) - 1} more inputs, all refused)" if len(errors) > 1 else ""
-        raise UserError(f"{errors[0]}{more}")
+    require(not nothing or not errors, f"none of the {len(errors)} inputs can be used; each has its reason above")
+    require(not nothing, f"{output}: no domain of the inputs is asked for; change select")
     return merge(output)
 
 
@@ -86,17 +89,18 @@ def find_inputs(config: PrepareConfig) -> list[Path]:
             found = sorted(path.glob("mdcath_dataset_*.h5"))
             require(bool(found), f"{path}: no mdcath_dataset_*.h5 in this folder: give the files themselves")
         elif path.exists() or not glob.has_magic(text):
+            require(path.exists(), f"{path}: no such file: give the path of an mdCATH file, a folder or a pattern")
             found = [path]
         else:
             found = [Path(name) for name in glob.glob(text)]
             require(bool(found), f"{text}: matches no file")
         files.update(found)
     require(bool(files), "no input: give mdCATH files, a folder of them, or a pattern")
-    wanted = config.select.domains
+    wanted = wanted_domains(config.select)
     if wanted is not None:
         names = {file: MDCATH_NAME.fullmatch(file.name) for file in files}
         files = {file for file, match in names.items() if match is None or match[1] in wanted}
-        require(bool(files), f"select.domains: none of {', '.join(wanted[:5])} is among the inputs")
+        require(bool(files), "select: none of the inputs is a domain asked for: change select.domains, residues or index")
     return sorted(files, key=lambda file: (file.name, str(file)))
 
 
