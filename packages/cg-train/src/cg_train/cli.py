@@ -6,28 +6,13 @@ from typing import Annotated
 
 import typer
 
-from cg_data.command_line import run_app
+from cg_data.command_line import new_app, run_app
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Force matching of coarse-grained force fields."
-)
+app = new_app("cg-train", "Force matching of coarse-grained force fields on one or many nodes.")
 
 Config = Annotated[Path, typer.Argument(help="YAML configuration; cg-train template prints one.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for checkpoints, metrics, plot and bundle.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, for example frames_per_batch=16 model.cutoff_angstrom=9")]
-
-
-def _version(show: bool) -> None:
-    if show:
-        from cg_train import __version__
-
-        typer.echo(f"cg-train {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
-    pass
 
 
 @app.command(epilog="Example: cg-train run config.yaml -o runs/first seed=1")
