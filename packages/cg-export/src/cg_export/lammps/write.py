@@ -1,0 +1,48 @@
+"""Write everything that one simulation needs into one folder: model, data, input, job script."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from cg_data.atomic import atomic_folder
+from cg_export.artifact import Precision, export_artifact
+from cg_export.lammps.build import ensure_plugin
+from cg_export.lammps.data_file import bonded_kinds, data_file
+from cg_export.lammps.input import LammpsConfig, batch_file, input_file
+from cg_export.lammps.system import System, combine
+from cg_export.manifest import read_manifest
+from cg_models.bundle import Bundle
+
+
+def write_lammps(
+    model: Bundle | Path | str,
+    systems: System | Sequence[System],
+    output: Path | str,
+    config: LammpsConfig | None = None,
+    precision: Precision = "float32",
+    plugin: Path | str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write `model/`, `system.data`, `in.lammps`, `run.sbatch` and `lammps.yaml` into a new folder; return it.
+
+    model: a bundle, exported in `precision`, or the folder of an artifact, which is copied. systems: one structure or several, each
+    taken `config.copies` times. plugin: path of the built plugin; the one of this Python environment, built first where needed, if None.
+    `lmp -in in.lammps` in the folder then runs as written.
+
+    Raises `UserError` for a species the model lacks, a box too small, a missing compiler or a failed self-test.
+    """
+    config = config or LammpsConfig()
+    structures = [systems] if isinstance(systems, System) else list(systems)
+    system = combine([structure for structure in structures for _ in range(config.copies)], config.copy_spacing_angstrom)
+    plugin = ensure_plugin() if plugin is None else Path(plugin).resolve()
+    with atomic_folder(output, overwrite=overwrite) as aside:
+        if isinstance(model, Bundle):
+            manifest = export_artifact(model, aside / "model", precision)
+        else:
+            manifest = read_manifest(model)
+            shutil.copytree(model, aside / "model")
+        (aside / "system.data").write_text(data_file(system, manifest.species_names, manifest.masses_amu, config.box_angstrom))
+        (aside / "in.lammps").write_text(input_file(config, manifest, plugin, bonded_kinds(system)))
+        (aside / "run.sbatch").write_text(batch_file(config))
+        config.save(aside / "lammps.yaml")
+    return Path(output)

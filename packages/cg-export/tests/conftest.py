@@ -1,0 +1,130 @@
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cg_data.contracts import BeadFrames
+from cg_data.mapping import RESIDUE_SPECIES
+from cg_export.artifact import export_artifact
+from cg_export.lammps.build import build_plugin
+from cg_export.lammps.input import LammpsConfig
+from cg_export.lammps.system import System, make_system
+from cg_export.lammps.write import write_lammps
+from cg_export.lower import Budget
+from cg_models.backbones.allegro.config import AllegroConfig
+from cg_models.bundle import Bundle
+from cg_models.config import ModelConfig
+from cg_models.hybrid import build_model
+from cg_priors.config import PriorConfig
+from cg_priors.fit import fit
+from cg_priors.parameters import PriorParameters
+
+jax.config.update("jax_enable_x64", True)
+
+TEMPERATURE_KELVIN = 320.0
+SMALL_LADDER = (Budget.of_beads(32, 24),)
+SMALL_ALLEGRO = AllegroConfig(layers=1, num_radial=6, l_max=1, num_features=4, mlp_n_hidden=16, mlp_n_layers=1)
+
+
+def _random_chain(n_beads: int, random: np.random.Generator) -> np.ndarray:
+    """Return positions [n_beads, 3] of a self-avoiding walk with CA bonds."""
+    positions, direction = np.zeros((n_beads, 3)), np.array([1.0, 0.0, 0.0])
+    for i in range(1, n_beads):
+        for _ in range(200):
+            turned = direction + 0.9 * random.normal(size=3)
+            turned /= np.linalg.norm(turned)
+            positions[i] = positions[i - 1] + turned * (3.82 + 0.04 * random.normal())
+            if i < 2 or np.linalg.norm(positions[: i - 1] - positions[i], axis=1).min() > 4.8:
+                break
+        direction = turned
+    return positions
+
+
+def _chain_system(segments: list[int], seed: int = 0) -> System:
+    """Return segments of the given lengths, random chains side by side, with all species."""
+    random = np.random.default_rng(seed)
+    positions = [_random_chain(n, random) + np.array([0.0, 0.0, 9.0 * k]) for k, n in enumerate(segments)]
+    names = [RESIDUE_SPECIES[(3 * i) % 20] for i in range(sum(segments))]
+    residues = np.concatenate([np.arange(n) for n in segments]).astype(np.int32)
+    return make_system(names, np.concatenate(positions), residues, np.repeat(np.arange(len(segments)), segments).astype(np.int32))
+
+
+@pytest.fixture(scope="session")
+def prior() -> PriorParameters:
+    random = np.random.default_rng(1)
+    n_beads, n_frames = 24, 300
+    frames = BeadFrames(
+        positions=np.stack([_random_chain(n_beads, random) for _ in range(n_frames)]).astype(np.float32),
+        forces=None,
+        species=(np.arange(n_beads) % 20).astype(np.int32),
+        residue_index=np.arange(n_beads, dtype=np.int32),
+        chain_index=np.zeros(n_beads, np.int32),
+        temperature=np.full(n_frames, TEMPERATURE_KELVIN, np.float32),
+        trajectory=np.zeros(n_frames, np.int32),
+    )
+    return fit([frames], PriorConfig(temperature_kelvin=TEMPERATURE_KELVIN, bootstrap_samples=0), RESIDUE_SPECIES)
+
+
+def _make_bundle(prior: PriorParameters | None, **options: object) -> Bundle:
+    """Return an untrained bundle with a small network whose forces are of the prior's size."""
+    config = ModelConfig.model_validate({"mode": "hybrid", "backbone": SMALL_ALLEGRO, "precision": "float32", **options})
+    model = build_model(config, RESIDUE_SPECIES, prior)
+    return Bundle(config, RESIDUE_SPECIES, model.init(jax.random.key(3)), prior if config.mode != "backbone" else None)
+
+
+@pytest.fixture(scope="session")
+def bundle(prior: PriorParameters) -> Bundle:
+    return _make_bundle(prior)
+
+
+@pytest.fixture(scope="session")
+def artifact(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("artifact") / "model"
+    export_artifact(bundle, folder, "float32", ladder=SMALL_LADDER)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_plugin(tmp_path_factory.mktemp("plugin") / "cgplugin.so")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """LAMMPS runs of one test session share compiled programs; each is a process of its own."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("jax-cache")))
+
+
+@pytest.fixture(scope="session")
+def chain_system() -> Callable[..., System]:
+    return _chain_system
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> Callable[..., Bundle]:
+    return _make_bundle
+
+
+@pytest.fixture(scope="session")
+def ladder() -> tuple[Budget, ...]:
+    return SMALL_LADDER
+
+
+@pytest.fixture
+def write(artifact: Path, plugin: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Return `write(system, replacements, model, **options)`: a folder to run, with pieces of its input replaced."""
+
+    def write_folder(system: System, replacements: Mapping[str, str] | None = None, model: Path = artifact, **options: object) -> Path:
+        folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        write_lammps(model, system, folder, LammpsConfig.model_validate({"thermo_every": 100, **options}), plugin=plugin)
+        text = (folder / "in.lammps").read_text()
+        for old, new in (replacements or {}).items():
+            assert old in text, f"{old!r} is not in the input"
+            text = text.replace(old, new)
+        (folder / "in.lammps").write_text(text)
+        return folder
+
+    return write_folder
