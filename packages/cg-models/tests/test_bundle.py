@@ -40,9 +40,9 @@ def test_what_is_saved_is_what_is_loaded(bundle, tmp_path):
     assert (copy.config, copy.species_names, copy.statistics) == (bundle.config, bundle.species_names, bundle.statistics)
     assert (copy.dataset_info, copy.metrics) == (bundle.dataset_info, bundle.metrics)
     assert jax.tree.structure(copy.params) == jax.tree.structure(bundle.params)
-    assert all(
-        np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(*map(jax.tree.leaves, (copy.params, bundle.params)), strict=True)
-    )
+    for loaded, saved in zip(jax.tree.leaves(copy.params), jax.tree.leaves(bundle.params), strict=True):
+        assert np.array_equal(loaded, saved)
+        assert loaded.dtype == saved.dtype
 
 
 def test_equal_bundles_are_equal_bytes(bundle, tmp_path):
@@ -58,9 +58,8 @@ def test_a_trained_prior_is_written_with_its_trained_values(bundle, tmp_path):
     params["prior"] = jax.tree.map(lambda leaf: leaf * 1.02, bundle.params["prior"])
     save_bundle(tmp_path / "trained", dataclasses.replace(bundle, params=params))
     copy = load_bundle(tmp_path / "trained")
-    np.testing.assert_allclose(
-        copy.prior.arrays["bond"]["force_constant"], np.asarray(bundle.prior.arrays["bond"]["force_constant"]) * 1.02, rtol=1e-6
-    )
+    expected = np.asarray(bundle.prior.arrays["bond"]["force_constant"]) * 1.02
+    np.testing.assert_allclose(copy.prior.arrays["bond"]["force_constant"], expected, rtol=1e-6)
 
 
 def test_the_model_file_says_what_the_dynamics_side_needs(bundle):

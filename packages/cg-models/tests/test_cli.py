@@ -41,7 +41,7 @@ def test_describe_counts_parameters_and_operations():
 def test_describe_reads_a_bundle():
     facts = yaml.safe_load(describe(str(BUNDLE)))
     assert facts["species"] == ["ALA", "GLY", "LYS", "TRP"]
-    assert facts["parameters"]["prior"] == 12
+    assert facts["parameters"]["prior"] == 14
 
 
 @pytest.mark.parametrize(

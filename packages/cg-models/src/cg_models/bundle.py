@@ -91,6 +91,7 @@ class Bundle:
         positions [n_beads, 3] angstrom; species: residue names or indices; residue_index and chain_index [n_beads], one unbroken
         chain where they are not given; dense: which layout of the edges (`cg_models.graph`).
         """
+        positions = positions if isinstance(positions, jax.Array) else np.asarray(positions)
         n_beads = len(positions)
         named = len(species) > 0 and isinstance(species[0], str)
         indices = self.species_index(list(species)) if named else np.asarray(species, np.int32)

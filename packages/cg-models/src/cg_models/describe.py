@@ -37,12 +37,8 @@ def describe(target: str, overrides: Sequence[str] = ()) -> str:
     path = Path(target)
     if path.is_dir():
         bundle = load_bundle(path)
-        header = {
-            "bundle": str(path),
-            "species": list(bundle.species_names),
-            "dataset": dict(bundle.dataset_info),
-            "metrics": dict(bundle.metrics),
-        }
+        header: dict[str, Any] = {"bundle": str(path), "species": list(bundle.species_names)}
+        header |= {"dataset": dict(bundle.dataset_info), "metrics": dict(bundle.metrics)}
         return yaml.safe_dump(header | _facts(bundle.model, bundle.params), sort_keys=False).rstrip()
     if path.is_file():
         config = ModelConfig.load(path, overrides)
@@ -77,7 +73,7 @@ def _cost_per_edge(model: Model, params: Any) -> float:
         return 0.0
     graph = _example_graph()
     lowered = jax.jit(energy_and_forces(model.energy_of("backbone"))).lower(params, graph)
-    return float(lowered.cost_analysis().get("flops", 0.0)) / graph.senders.size / 1000
+    return float((lowered.cost_analysis() or {}).get("flops", 0.0)) / graph.senders.size / 1000
 
 
 def _example_graph() -> BeadGraph:

@@ -1,7 +1,8 @@
+# ruff: noqa: D102 - the name of a test is its claim
 """Claims that every backbone must hold, as a class of tests that its own test class inherits.
 
     class TestAllegro(BackboneClaims):
-        backbone = {"kind": "allegro", "layers": 2, "num_features": 4}
+        backbone = AllegroConfig(layers=2, num_features=4)
         golden = (0.123, -0.456)
 
 Run by pytest with `jax_enable_x64` on; needs nothing but this package.
@@ -10,13 +11,14 @@ Run by pytest with `jax_enable_x64` on; needs nothing but this package.
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cg_data.configuration import Configuration
 from cg_data.contracts import Array, BeadGraph
 from cg_data.topology import frame_graph
 from cg_models.config import ModelConfig
@@ -79,21 +81,25 @@ def _built(options: str) -> tuple[Model, Any, Callable[..., tuple[Array, Array]]
 class BackboneClaims:
     """Inherit, set `backbone` (options of a small model) and `golden` (first energies), and pytest checks the contract.
 
-    chiral: options that make the backbone tell mirror images apart, or None where it cannot.
+    chiral: options of a model that tells mirror images apart, or None where the backbone cannot.
     """
 
-    backbone: ClassVar[Mapping[str, Any]]
+    backbone: ClassVar[Configuration]
     golden: ClassVar[tuple[float, ...]]
-    chiral: ClassVar[Mapping[str, Any] | None] = None
+    chiral: ClassVar[Configuration | None] = None
 
-    def built(self, precision: str = "float64", **more: Any) -> tuple[Model, Any, Callable[..., tuple[Array, Array]]]:
+    def built(
+        self, precision: str = "float64", backbone: Configuration | None = None
+    ) -> tuple[Model, Any, Callable[..., tuple[Array, Array]]]:
         """Return the model, its parameters and its compiled energies and forces."""
-        options = {"mode": "backbone", "cutoff_angstrom": CUTOFF, "precision": precision, "backbone": {**self.backbone, **more}}
+        options = {"mode": "backbone", "cutoff_angstrom": CUTOFF, "precision": precision, "backbone": (backbone or self.backbone).to_dict()}
         return _built(json.dumps(options, sort_keys=True))
 
-    def evaluate(self, graph: BeadGraph, precision: str = "float64", **more: Any) -> tuple[np.ndarray, np.ndarray]:
+    def evaluate(
+        self, graph: BeadGraph, precision: str = "float64", backbone: Configuration | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return energies and forces of a graph as NumPy arrays."""
-        _, params, compiled = self.built(precision, **more)
+        _, params, compiled = self.built(precision, backbone)
         energies, forces = compiled(params, graph)
         return np.asarray(energies), np.asarray(forces)
 
@@ -127,15 +133,15 @@ class BackboneClaims:
         if self.chiral is None:
             return
         positions = random_chain(12)
-        energies, _ = self.evaluate(chain_graph(positions), **self.chiral)
-        mirrored, _ = self.evaluate(chain_graph(positions * [1, 1, -1]), **self.chiral)
-        turned, _ = self.evaluate(chain_graph(positions @ random_rotation().T), **self.chiral)
+        energies, _ = self.evaluate(chain_graph(positions), backbone=self.chiral)
+        mirrored, _ = self.evaluate(chain_graph(positions * [1, 1, -1]), backbone=self.chiral)
+        turned, _ = self.evaluate(chain_graph(positions @ random_rotation().T), backbone=self.chiral)
         assert np.abs(mirrored - energies).max() > 1e-5 * np.abs(energies).max()
         _close(turned, energies, EXACT)
 
     def test_translation_changes_nothing(self) -> None:
         positions = random_chain(12)
-        _close(self.evaluate(chain_graph(positions + [3.0, -20.0, 7.5])), self.evaluate(chain_graph(positions)), EXACT)
+        _close(self.evaluate(chain_graph(positions + np.array([3.0, -20.0, 7.5]))), self.evaluate(chain_graph(positions)), EXACT)
 
     def test_permuted_beads_and_edges_permute_the_result(self) -> None:
         rng = np.random.default_rng(3)
@@ -197,10 +203,9 @@ class BackboneClaims:
         first, second = random_chain(6, 1), random_chain(6, 2)
         together = chain_graph(np.concatenate([first, second + 100.0]))
         energies, forces = self.evaluate(together)
-        alone = [
-            dataclasses.replace(chain_graph(part), species=_shifted(together.species, 6 * n)) for n, part in enumerate((first, second))
-        ]
-        for n, graph in enumerate(alone):
+        for n, part in enumerate((first, second)):
+            graph = chain_graph(part)
+            graph = dataclasses.replace(graph, species=np.roll(together.species, -6 * n))
             part_energies, part_forces = self.evaluate(graph)
             _close(energies[6 * n : 6 * n + 6], part_energies[:6], EXACT)
             _close(forces[6 * n : 6 * n + 6], part_forces[:6], EXACT)
@@ -266,10 +271,6 @@ class BackboneClaims:
     def test_energies_of_a_fixed_seed_are_the_recorded_ones(self) -> None:
         energies, _ = self.evaluate(chain_graph(random_chain(12)))
         np.testing.assert_allclose(energies[: len(self.golden)], self.golden, rtol=1e-7)
-
-
-def _shifted(species: np.ndarray, start: int) -> np.ndarray:
-    return np.roll(species, -start)
 
 
 def _close(actual: Any, expected: Any, tolerance: float) -> None:
