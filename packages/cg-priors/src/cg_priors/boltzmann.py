@@ -2,16 +2,29 @@
 
 Potentials that are linear in their coefficients make p an exponential family, whose likelihood is convex: Newton's method
 finds its one maximum. A potential must also push back where there are no data; that is an inequality on its slope there, and
-enters as a one-sided penalty, which leaves a potential that confines by itself untouched.
+enters as a one-sided penalty, which leaves a potential that confines by itself untouched. The alternative to the likelihood is
+least squares to the free energy of a kernel density or of a histogram.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from cg_data.units import thermal_energy
+from cg_priors.histogram import sampled_range
+from cg_priors.linear import Confinement, LinearBasis, Row
+
+Estimate = Literal["likelihood", "kde", "histogram"]
+Objective = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
+
+PENALTY = 1e-3
+"""Weight of the squared shortfalls of slope, (kcal/mol per unit)^-2, against the likelihood per sample."""
+COEFFICIENT_SCALE = 20.0
+"""Prior width of a coefficient, kcal/mol; weighs as much as one observation."""
+HISTOGRAM_BINS = 72
+ROUGHNESS = 1e-4
+"""Weight of squared second differences of spline coefficients: decides only where data are silent."""
 
 
 def jacobian(term: str, x: np.ndarray) -> np.ndarray:
@@ -21,40 +34,73 @@ def jacobian(term: str, x: np.ndarray) -> np.ndarray:
     return np.sin(x) if term == "angle" else np.ones_like(x)
 
 
-@dataclass(frozen=True)
-class Confinement:
-    """Where and how steeply a potential must rise.
-
-    slopes [n, m]: outward derivative of each basis function at points beyond the sampled range; least [n]: the smallest outward
-    slope allowed there, kcal/mol per unit of the coordinate.
-    """
-
-    slopes: np.ndarray
-    least: np.ndarray
-
-    def shortfall(self, coefficients: np.ndarray) -> np.ndarray:
-        """Return how much each slope falls short, 0 where it does not."""
-        return np.maximum(0, self.least - self.slopes @ coefficients)
-
-
-WALL_STIFFNESS = 60.0
-"""Growth of the smallest outward slope with the distance from the sampled range, kcal/mol/radian^2."""
-LARGEST_WALL_SLOPE = 25.0
-"""Cap of the smallest outward slope, kcal/mol/radian."""
-
-
-def wall_points(low: float, high: float, lowest: float, highest: float, spacing: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return points outside [low, high] up to the ends of the axis, their outward direction (+-1) and least outward slope."""
-    below = np.arange(low, lowest, -spacing)
-    above = np.arange(high, highest, spacing)
-    points = np.concatenate([below, above])
-    direction = np.concatenate([-np.ones(len(below)), np.ones(len(above))])
-    away = np.concatenate([low - below, above - high])
-    return points, direction, np.minimum(WALL_STIFFNESS * away, LARGEST_WALL_SLOPE)
+def fit_linear(
+    term: str,
+    basis: LinearBasis,
+    counts: np.ndarray,
+    centres: np.ndarray,
+    temperature_kelvin: float,
+    estimate: Estimate = "likelihood",
+    bandwidth: float = 0.0,
+) -> Row:
+    """Return the parameters of a linear form from the [n_bins] counts of its coordinate (`centres`, angstrom or radian)."""
+    low, high = sampled_range(counts, centres)
+    confinement = basis.demands(low, high)
+    if estimate == "likelihood":
+        c = maximum_likelihood(basis.values(centres), counts, jacobian(term, centres), temperature_kelvin, confinement)
+        return basis.arrays(c)
+    if estimate == "kde":
+        x, density = centres, smoothed_density(term, counts, centres, bandwidth)
+    else:
+        size = max(1, len(centres) // HISTOGRAM_BINS)
+        kept = len(centres) // size * size
+        x = centres[:kept].reshape(-1, size).mean(1)
+        density = counts[:kept].reshape(-1, size).sum(1) / jacobian(term, x)
+    inside = (x >= low) & (x <= high) & (density > 0)
+    energy = -thermal_energy(temperature_kelvin) * np.log(density[inside])
+    c = least_squares(basis, x[inside], energy - energy.min(), confinement)
+    return basis.arrays(c)
 
 
-COEFFICIENT_SCALE = 20.0
-"""Prior width of a coefficient, kcal/mol; one observation's worth of evidence at most."""
+def least_squares(basis: LinearBasis, x: np.ndarray, energy: np.ndarray, confinement: Confinement) -> np.ndarray:
+    """Return the coefficients that fit `energy` [n] at `x` up to a constant, [m] kcal/mol."""
+    design = basis.values(x)
+    middle, offset = design.mean(0), energy.mean()
+    design, energy = design - middle, energy - offset
+    m = design.shape[1]
+    smooth = np.zeros((m, m)) if basis.roughness is None else ROUGHNESS * basis.roughness.T @ basis.roughness
+    hessian = design.T @ design / len(x) + smooth + 1e-9 * np.eye(m)
+    target = design.T @ energy / len(x)
+    return minimise(lambda c: (float(0.5 * c @ hessian @ c - target @ c), hessian @ c - target, hessian), np.zeros(m), confinement)
+
+
+def smoothed_density(term: str, counts: np.ndarray, centres: np.ndarray, bandwidth: float) -> np.ndarray:
+    """Return the kernel density of samples divided by the Jacobian, [n_bins]; bandwidth of the Gaussian in units of x."""
+    from scipy.ndimage import gaussian_filter1d
+
+    width = centres[1] - centres[0]
+    mode = "wrap" if term == "dihedral" else "constant"
+    weighted = counts / np.maximum(jacobian(term, centres), 1e-12)
+    return gaussian_filter1d(weighted, bandwidth / width, mode=mode, truncate=6.0)
+
+
+def choose_bandwidth(term: str, blocks: np.ndarray, centres: np.ndarray, folds: int = 5) -> float:
+    """Return the bandwidth with the best cross-validated likelihood over blocks; blocks [n_blocks, n_bins] counts."""
+    width = centres[1] - centres[0]
+    widths = width * np.geomspace(1.5, len(centres) / 20, 14)
+    parts = [blocks[i::folds].sum(0) for i in range(folds) if blocks[i::folds].any()]
+    total = blocks.sum(0)
+    if len(parts) < 2:
+        return float(widths[len(widths) // 2])
+    scores = []
+    for bandwidth in widths:
+        score = 0.0
+        for part in parts:
+            density = smoothed_density(term, total - part, centres, bandwidth) * jacobian(term, centres)
+            density = np.maximum(density / density.sum(), 1e-12)
+            score += float(part @ np.log(density))
+        scores.append(score)
+    return float(widths[int(np.argmax(scores))])
 
 
 def maximum_likelihood(
@@ -69,9 +115,10 @@ def maximum_likelihood(
     total = counts.sum()
     shrinkage = 1 / (COEFFICIENT_SCALE**2 * total)
     observed = counts @ basis / total
+    log_weights = np.log(np.maximum(weights, 1e-300))
 
     def objective(c: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        exponents = -beta * (basis @ c) + np.log(np.maximum(weights, 1e-300))
+        exponents = -beta * (basis @ c) + log_weights
         shift = exponents.max()
         p = np.exp(exponents - shift)
         norm = p.sum()
@@ -84,11 +131,6 @@ def maximum_likelihood(
     return minimise(objective, np.zeros(basis.shape[1]), confinement)
 
 
-Objective = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
-PENALTY = 1.0
-"""Weight of a squared shortfall of slope against the mean log-likelihood per sample, (kcal/mol/radian)^-2."""
-
-
 def minimise(objective: Objective, start: np.ndarray, confinement: Confinement | None = None, iterations: int = 200) -> np.ndarray:
     """Return the minimum of a convex function with gradient and Hessian, plus the penalty of a confinement, by damped Newton."""
 
@@ -96,11 +138,10 @@ def minimise(objective: Objective, start: np.ndarray, confinement: Confinement |
         value, gradient, hessian = objective(c)
         if confinement is not None and len(confinement.least):
             short = confinement.shortfall(c)
-            active = confinement.slopes[short > 0]
-            scale = PENALTY / len(confinement.least)
-            value = value + scale * short @ short
-            gradient = gradient - 2 * scale * confinement.slopes.T @ short
-            hessian = hessian + 2 * scale * active.T @ active
+            active = confinement.rows[short > 0]
+            value = value + PENALTY * short @ short
+            gradient = gradient - 2 * PENALTY * confinement.rows.T @ short
+            hessian = hessian + 2 * PENALTY * active.T @ active
         return value, gradient, hessian
 
     c = start
@@ -109,7 +150,7 @@ def minimise(objective: Objective, start: np.ndarray, confinement: Confinement |
         size = np.sqrt(np.maximum(np.diag(hessian), 1e-30))
         scaled = hessian / np.outer(size, size) + 1e-12 * np.eye(len(c))
         step = -np.linalg.lstsq(scaled, gradient / size, rcond=1e-14)[0] / size
-        decrease = -gradient @ step
+        decrease = float(-gradient @ step)
         if decrease < 1e-13:
             break
         length = 1.0
@@ -134,39 +175,40 @@ def log_likelihood(energy: np.ndarray, counts: np.ndarray, weights: np.ndarray, 
 
 def choose_order(
     term: str,
-    formula: Callable[..., np.ndarray],
-    fit_form: Callable[..., dict[str, np.ndarray]],
+    formula: Callable[[np.ndarray, Row], np.ndarray],
+    fit_order: Callable[[np.ndarray, int], Row],
+    parameters_per_order: int,
     blocks: np.ndarray,
     centres: np.ndarray,
     temperature_kelvin: float,
     largest_order: int,
+    by: Literal["cross_validation", "bic"],
     folds: int = 5,
 ) -> tuple[int, dict[str, Any]]:
-    """Return the model order by cross-validated likelihood over blocks of trajectories, and a record of the choice.
+    """Return the model order and a record of the choice.
 
-    blocks [n_blocks, n_bins] counts. The smallest order is taken whose held-out log-likelihood per sample is within one
-    standard error, over folds, of the best. The BIC of each order stands beside it.
+    By cross-validation over blocks of trajectories the smallest order is taken whose held-out log-likelihood per sample is
+    within one standard error, over folds, of the best; by the BIC the one with the smallest BIC, which treats correlated frames
+    as independent and so takes higher orders. blocks [n_blocks, n_bins] counts; `fit_order(counts, order)`.
     """
     weights = jacobian(term, centres)
     parts = [blocks[i::folds].sum(0) for i in range(folds) if blocks[i::folds].any()]
     total = blocks.sum(0)
     scores, bic = [], []
     for order in range(1, largest_order + 1):
-        fitted = fit_form(total, centres, temperature_kelvin, order)
-        best = log_likelihood(formula(centres, fitted, {}), total, weights, temperature_kelvin)
-        bic.append(round(2 * order * float(np.log(total.sum())) - 2 * best, 1))
+        best = log_likelihood(formula(centres, fit_order(total, order)), total, weights, temperature_kelvin)
+        bic.append(round(parameters_per_order * order * float(np.log(total.sum())) - 2 * best, 1))
         score = []
         for part in parts:
-            held = fit_form(total - part if len(parts) > 1 else total, centres, temperature_kelvin, order)
-            score.append(log_likelihood(formula(centres, held, {}), part, weights, temperature_kelvin) / part.sum())
+            held = fit_order(total - part if len(parts) > 1 else total, order)
+            score.append(log_likelihood(formula(centres, held), part, weights, temperature_kelvin) / part.sum())
         scores.append(score)
     table = np.array(scores)
-    best_order = int(table.mean(1).argmax())
-    short = table[best_order] - table
+    short = table[int(table.mean(1).argmax())] - table
     spread = short.std(1, ddof=1) / np.sqrt(len(parts)) if len(parts) > 1 else np.zeros(len(table))
-    chosen = int(np.flatnonzero(short.mean(1) <= spread)[0]) + 1
-    return chosen, {
-        "order_chosen_by": "cross-validated likelihood",
+    by_validation = int(np.flatnonzero(short.mean(1) <= spread)[0]) + 1
+    return by_validation if by == "cross_validation" else int(np.argmin(bic)) + 1, {
+        "order_chosen_by": by,
         "cross_validated_log_likelihood": [round(float(value), 5) for value in table.mean(1)],
         "bic": bic,
     }

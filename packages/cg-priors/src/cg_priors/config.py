@@ -3,68 +3,103 @@
 from typing import Literal
 
 import pydantic
+from pydantic import Field
 
 from cg_data.configuration import Configuration
 
 
 class _TermConfig(Configuration):
-    weight: float = pydantic.Field(1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0)
+    """Factor of the term in the energy; method `joint` and `lbfgs` need none and write 1."""
     keys: Literal["pooled", "residue"] = "pooled"
-    minimum_count: int = pydantic.Field(2000, ge=10)
+    """One row for all residues, or one per residue type (see README) with the pooled one below `minimum_count`."""
+    minimum_count: int = Field(default=2000, ge=10)
 
 
-class BondConfig(_TermConfig):
-    """Bonds: `harmonic`, `cis_trans` (two wells before proline) or `spline`."""
+class _BondedConfig(_TermConfig):
+    estimate: Literal["likelihood", "kde", "histogram"] = "likelihood"
+    """Maximum likelihood, or least squares to the free energy of a kernel density or of a histogram; splines always use `kde`,
+    two-well, restricted and Gaussian forms always the likelihood."""
+    intervals: int = Field(default=40, ge=4, le=500)
+    """Intervals of a spline."""
+    order_by: Literal["cross_validation", "bic"] = "cross_validation"
+
+
+class BondConfig(_BondedConfig):
+    """Bonds: `harmonic`, `cis_trans` (a second well before proline) or `spline`."""
 
     form: Literal["harmonic", "cis_trans", "spline"] = "harmonic"
-    weight: float = pydantic.Field(0.5, ge=0)
+    weight: float = Field(default=0.5, ge=0)
 
 
-class AngleConfig(_TermConfig):
-    """Angles: `fourier`, `quartic`, `restricted` or `spline`; order null lets the BIC choose up to `largest_order`."""
+class AngleConfig(_BondedConfig):
+    """Angles: `fourier`, `quartic`, `restricted` or `spline`; order null is chosen, up to `largest_order`."""
 
     form: Literal["fourier", "quartic", "restricted", "spline"] = "fourier"
-    weight: float = pydantic.Field(0.25, ge=0)
-    order: int | None = pydantic.Field(None, ge=1, le=10)
-    largest_order: int = pydantic.Field(8, ge=1, le=10)
+    weight: float = Field(default=0.25, ge=0)
+    order: int | None = Field(default=None, ge=1, le=10)
+    largest_order: int = Field(default=8, ge=1, le=10)
 
 
-class DihedralConfig(_TermConfig):
-    """Dihedrals: `periodic`, `gaussians` or `spline`; order null lets the BIC choose up to `largest_order`."""
+class DihedralConfig(_BondedConfig):
+    """Dihedrals: `periodic`, `gaussians` or `spline`; order null is chosen, up to `largest_order`."""
 
     form: Literal["periodic", "gaussians", "spline"] = "periodic"
-    weight: float = pydantic.Field(0.25, ge=0)
-    order: int | None = pydantic.Field(None, ge=1, le=10)
-    largest_order: int = pydantic.Field(6, ge=1, le=10)
+    weight: float = Field(default=0.25, ge=0)
+    order: int | None = Field(default=None, ge=1, le=10)
+    largest_order: int = Field(default=6, ge=1, le=10)
 
 
 class RepulsionConfig(_TermConfig):
-    """eps (sigma/r)^4 between residues six or more apart; sigma null takes the low quantile of the distances."""
+    """eps (sigma/r)^4 between residues six or more apart; sigma null is the low quantile of distances below 10 angstrom."""
 
     form: Literal["soft_sphere"] = "soft_sphere"
-    epsilon: float = pydantic.Field(1.0, gt=0)
-    sigma: float | None = pydantic.Field(None, gt=0)
-    quantile: float = pydantic.Field(0.01, gt=0, lt=0.5)
-    switch_angstrom: float = pydantic.Field(6.0, gt=0)
-    cutoff_angstrom: float = pydantic.Field(8.0, gt=0)
+    epsilon: float = Field(default=1.0, gt=0)
+    sigma: float | None = Field(default=None, gt=0)
+    quantile: float = Field(default=0.01, gt=0, lt=0.5)
+    switch_angstrom: float = Field(default=6.0, gt=0)
+    cutoff_angstrom: float = Field(default=8.0, gt=0)
+
+    @pydantic.model_validator(mode="after")
+    def _switch_below_cutoff(self) -> "RepulsionConfig":
+        if self.switch_angstrom >= self.cutoff_angstrom:
+            raise ValueError(f"switch_angstrom must be below cutoff_angstrom = {self.cutoff_angstrom:g}, received {self.switch_angstrom:g}")
+        return self
 
 
 class ExcludedVolumeConfig(RepulsionConfig):
-    """The same form between residues two to five apart, short enough not to push on chain neighbours where they are."""
+    """The same form between residues two to five apart, short enough to leave chain neighbours where they are."""
 
-    quantile: float = pydantic.Field(0.001, gt=0, lt=0.5)
-    switch_angstrom: float = pydantic.Field(4.0, gt=0)
-    cutoff_angstrom: float = pydantic.Field(5.5, gt=0)
+    quantile: float = Field(default=0.001, gt=0, lt=0.5)
+    switch_angstrom: float = Field(default=4.0, gt=0)
+    cutoff_angstrom: float = Field(default=5.5, gt=0)
+
+
+class ForceMatchConfig(Configuration):
+    """Methods `joint` and `lbfgs`."""
+
+    ridge: float | None = Field(default=None, ge=0)
+    """Ridge of the joint fit relative to the scale of each coefficient; null chooses by cross-validation over blocks."""
+    max_frames: int = Field(default=4000, ge=1)
+    """Frames used at most, evenly spaced over all domains."""
+    iterations: int = Field(default=200, ge=1)
+    """Steps of L-BFGS."""
 
 
 class PriorConfig(Configuration):
     """How a prior is fitted; null drops a term."""
 
-    temperature_kelvin: float | tuple[float, ...] | None = None
+    temperature_kelvin: float | tuple[float, ...] | Literal["all"] | None = None
+    """Temperatures to fit at, one block each; null: the one temperature of the data, several are refused."""
+    method: Literal["boltzmann", "joint", "lbfgs"] = "boltzmann"
     bond: BondConfig | None = BondConfig()
     angle: AngleConfig | None = AngleConfig()
     dihedral: DihedralConfig | None = DihedralConfig()
     repulsion: RepulsionConfig | None = RepulsionConfig()
     excluded_volume: ExcludedVolumeConfig | None = ExcludedVolumeConfig()
-    bootstrap_samples: int = pydantic.Field(20, ge=0)
+    force_match: ForceMatchConfig = ForceMatchConfig()
+    bootstrap_samples: int = Field(default=20, ge=0)
+    """Resamples of whole blocks of trajectories behind every standard error; fewer than 2: none."""
+    pair_frames: int = Field(default=1000, ge=1)
+    """Frames of one block whose non-bonded distances are looked at, evenly spaced."""
     seed: int = 0

@@ -114,7 +114,8 @@ def _term_energy(name: str, term: Term, lookup: np.ndarray, arrays: Mapping[str,
     if name in ("repulsion", "excluded_volume"):
         return add_at(graph.positions.shape[0], tuples[:, 1], 0.5 * energy)
     width = tuples.shape[1]
-    return add_at(graph.positions.shape[0], tuples.reshape(-1), xp.repeat(energy / width, width))
+    shares = xp.broadcast_to((energy / width)[:, None], tuples.shape)
+    return add_at(graph.positions.shape[0], tuples.reshape(-1), shares.reshape(-1))
 
 
 def _rows_of(name: str, term: Term, lookup: np.ndarray, tuples: Array, species: Array) -> Array:

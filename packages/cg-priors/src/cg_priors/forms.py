@@ -143,6 +143,16 @@ def soft_sphere(x: Array, p: Parameters, settings: Settings) -> Array:
     return p["epsilon"] * tangent * (1 - t**3 * (10 - 15 * t + 6 * t**2))
 
 
+def soft_sphere_slope(x: np.ndarray, sigma: np.ndarray, settings: Settings) -> np.ndarray:
+    """Return the derivative of `soft_sphere` with eps = 1, [n] per angstrom; NumPy."""
+    r = np.maximum(x, INNER_FRACTION * sigma)
+    power = (sigma / r) ** 4
+    width = settings["cutoff"] - settings["switch"]
+    t = np.clip((x - settings["switch"]) / width, 0, 1)
+    switch = 1 - t**3 * (10 - 15 * t + 6 * t**2)
+    return -4 * power / r * switch - power * (1 + 4 * (r - x) / r) * 30 * t**2 * (1 - t) ** 2 / width
+
+
 FORMS: Mapping[str, Form] = {
     "harmonic": Form(harmonic, {"force_constant": "kcal/mol/angstrom^2", "length": "angstrom"}, ("force_constant",)),
     "cis_trans": Form(

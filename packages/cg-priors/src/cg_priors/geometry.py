@@ -3,6 +3,8 @@
 NumPy or JAX arrays in, the same kind out, in the dtype of the positions.
 """
 
+import numpy as np
+
 from cg_data.contracts import Array
 from cg_priors.safe import namespace, safe_arctan2, safe_norm
 
@@ -34,6 +36,41 @@ def dihedral_angle(points: Array) -> Array:
     b3 = points[..., 3, :] - points[..., 2, :]
     n1, n2 = cross(b1, b2), cross(b2, b3)
     return safe_arctan2(safe_norm(b2) * (b1 * n2).sum(-1), (n1 * n2).sum(-1))
+
+
+def feature_gradient(points: np.ndarray) -> np.ndarray:
+    """Return the gradient of distance, bend angle or dihedral, by the number of points, with respect to the points.
+
+    NumPy only, [n, width, 3] -> [n, width, 3], closed form, for fits that need it tuple by tuple; 0 at degenerate tuples.
+    """
+    if points.shape[1] == 2:
+        unit = _unit(points[:, 1] - points[:, 0])
+        return np.stack([-unit, unit], 1)
+    if points.shape[1] == 3:
+        u, v = points[:, 0] - points[:, 1], points[:, 2] - points[:, 1]
+        plane = np.cross(u, v)
+        # Perpendicular to each arm, in the plane, away from the other arm.
+        first = _unit(np.cross(u, plane)) / _length(u)
+        last = _unit(np.cross(plane, v)) / _length(v)
+        return np.stack([first, -first - last, last], 1)
+    b1, b2, b3 = (points[:, k + 1] - points[:, k] for k in range(3))
+    n1, n2 = np.cross(b1, b2), np.cross(b2, b3)
+    middle = _length(b2)
+    first = -middle * _unit(n1) / _length(n1)
+    last = middle * _unit(n2) / _length(n2)
+    along_1 = (b1 * b2).sum(-1, keepdims=True) / middle**2
+    along_3 = (b3 * b2).sum(-1, keepdims=True) / middle**2
+    second = -first * (1 + along_1) + last * along_3
+    return np.stack([first, second, -first - second - last, last], 1)
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    """Return norms [n, 1], never zero."""
+    return np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / _length(vectors)
 
 
 def cross(a: Array, b: Array) -> Array:

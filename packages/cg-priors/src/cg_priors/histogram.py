@@ -71,10 +71,12 @@ def trajectory_blocks(frames: Sequence[BeadFrames], smallest_number: int = 10, l
     return blocks
 
 
-def accumulate(frames: Sequence[BeadFrames], terms: Sequence[str], n_species: int, species_names: Sequence[str]) -> dict[str, Histogram]:
+def accumulate(
+    frames: Sequence[BeadFrames], terms: Sequence[str], species_names: Sequence[str], pair_frames: int = 1000
+) -> dict[str, Histogram]:
     """Return the histogram of each named term over all frames, which must share one temperature.
 
-    Non-bonded distances are taken below 10 angstrom.
+    Non-bonded distances are taken below 10 angstrom, of at most `pair_frames` evenly spaced frames of each block and domain.
     """
     blocks = trajectory_blocks(frames)
     n_blocks = 1 + max((int(block.max()) for block in blocks if len(block)), default=0)
@@ -85,8 +87,8 @@ def accumulate(frames: Sequence[BeadFrames], terms: Sequence[str], n_species: in
             tuples = _tuples(item, term)
             if not len(tuples):
                 continue
-            keys = flat_keys(term, np.asarray(item.species)[tuples], n_species)
-            for some, number in _chunks(block, len(tuples)):
+            keys = flat_keys(term, np.asarray(item.species)[tuples], len(species_names))
+            for some, number in _chunks(block, len(tuples), None if term in WIDTHS else pair_frames):
                 outside[term] += _count(counts[term][number], np.asarray(item.positions[some]), tuples, keys, term)
     return {term: Histogram(_centres(term), counts[term], tuple(key_names(term, species_names)), outside[term]) for term in terms}
 
@@ -106,11 +108,13 @@ def _tuples(item: BeadFrames, term: str) -> np.ndarray:
     return np.stack([first, second], 1)[chosen]
 
 
-def _chunks(block: np.ndarray, n_tuples: int) -> Iterator[tuple[slice | np.ndarray, int]]:
-    """Yield runs of frames of one block, small enough, with the block's number."""
+def _chunks(block: np.ndarray, n_tuples: int, most: int | None) -> Iterator[tuple[slice | np.ndarray, int]]:
+    """Yield runs of frames of one block, small enough, with the block's number; of each block at most `most` frames."""
     size = max(1, CHUNK_COORDINATES // n_tuples)
     for number in np.unique(block):
         mine = np.flatnonzero(block == number)
+        if most is not None and len(mine) > most:
+            mine = mine[np.linspace(0, len(mine) - 1, most).round().astype(int)]
         for start in range(0, len(mine), size):
             part = mine[start : start + size]
             whole = part[-1] - part[0] + 1 == len(part)
