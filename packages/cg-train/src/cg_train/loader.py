@@ -16,10 +16,12 @@ from cg_train.order import SampleOrder
 
 Item = TypeVar("Item")
 
-PLANNED_STEPS = 1024
+PLANNED_STEPS = 10_000
 """Batches looked at ahead when budgets are planned."""
 EDGE_SAMPLE = 20_000
 """Frames whose edges are counted when budgets are planned."""
+
+MASKS = ("bead_mask", "edge_mask", "bond_mask", "angle_mask", "dihedral_mask")
 
 
 @contract
@@ -148,7 +150,8 @@ class BatchBuilder:
         return _stack(parts)
 
     def _pack(self, shard: Sequence[int], step: int) -> Batch:
-        examples = [self._example(sample, step) for sample in shard]
+        # A shard without frames packs one and hides it.
+        examples = [self._example(sample, step) for sample in shard or [0]]
         graph = pack([example.graph for example in examples], self.budget)
         graph = dataclasses.replace(graph, positions=np.asarray(graph.positions, self._dtype))
         forces = np.zeros((self.budget.n_beads, 3), self._dtype)
@@ -159,6 +162,9 @@ class BatchBuilder:
             forces[start:end] = example.forces
             weights[start:end] = example.weight
             start = end
+        if not shard:
+            hidden = {name: np.zeros_like(getattr(graph, name)) for name in MASKS}
+            graph, weights = dataclasses.replace(graph, **hidden), np.zeros_like(weights)
         return Batch(graph=graph, forces=forces, weights=weights)
 
 
@@ -199,17 +205,21 @@ def ahead(make: Callable[[int], Item], keys: Iterator[int], n_threads: int, n_ah
 
 
 def grown_budget(budget: Budget, growth: float = 1.15) -> Budget:
-    """Return a budget with more room for edges, after an overflow."""
-    if budget.n_neighbours is None:
-        return dataclasses.replace(budget, n_edges=_round_up(int(budget.n_edges * growth) + 1, 128))
-    n_neighbours = int(budget.n_neighbours * growth) + 1
-    return dataclasses.replace(budget, n_neighbours=n_neighbours, n_edges=budget.n_beads * n_neighbours)
+    """Return a budget with more room for everything but frames, after an overflow."""
+    sizes: dict[str, Any] = {
+        name: value if value is None else int(value * growth) + 1 for name, value in dataclasses.asdict(budget).items()
+    }
+    sizes["n_frames"] = budget.n_frames
+    if budget.n_neighbours is not None:
+        sizes["n_edges"] = sizes["n_beads"] * sizes["n_neighbours"]
+    return Budget(**sizes)
 
 
 def largest_budget(first: Budget, second: Budget) -> Budget:
     """Return the budget with the larger of each two numbers; both must have the same layout."""
-    pairs: dict[str, Any] = {name: (getattr(first, name), getattr(second, name)) for name in dataclasses.asdict(first)}
-    return Budget(**{name: None if None in pair else max(pair) for name, pair in pairs.items()})
+    pairs = {name: (getattr(first, name), getattr(second, name)) for name in dataclasses.asdict(first)}
+    larger: dict[str, Any] = {name: None if None in pair else max(pair) for name, pair in pairs.items()}
+    return Budget(**larger)
 
 
 def _stack(batches: Sequence[Batch]) -> Batch:

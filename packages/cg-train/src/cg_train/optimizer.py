@@ -13,7 +13,7 @@ from cg_train import config as c
 
 Schedule = Callable[[Array], Array]
 
-NEVER_DECAYED = ("b", "bias", "scale", "offset", "weight_scale", "embeddings")
+NEVER_DECAYED = ("b", "bias", "scale", "offset", "embed")
 
 
 def make_schedule(stage: c.StageConfig, n_steps: int) -> Schedule:

@@ -83,7 +83,7 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> TrainState:
         trainable = trained(state.params, stage.train)
         sums, grads = gradient(trainable, state.params, batch)
-        value, norm = loss_value(sums), optax.global_norm(grads)
+        value, norm = loss_value(sums), optax.tree.norm(grads)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, trainable, value=value)
         updates = jax.tree.map(lambda update: update * state.learning_scale.astype(update.dtype), updates)
         moved = optax.apply_updates(trainable, updates)

@@ -1,0 +1,133 @@
+import dataclasses
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from cg_data.errors import UserError
+from cg_data.store import Dataset
+from cg_models.graph import BudgetOverflow
+from cg_train.config import DataConfig
+from cg_train.frames import GraphSource, sampling_weights, select_frames
+from cg_train.loader import BatchBuilder, Example, Sharding, ahead, assign_shards, grown_budget, plan_run_budget
+from cg_train.order import SampleOrder
+
+
+def source_of(dataset: Dataset, split: str = "train", cutoff: float = 7.0, gigabytes: float = 1.0) -> GraphSource:
+    return GraphSource(dataset, select_frames(dataset, split, DataConfig()), cutoff, gigabytes)
+
+
+SIZE = 6
+
+
+def builder_of(source: GraphSource, n_parts: int, n_devices: int, dense: bool = True, local: range | None = None) -> BatchBuilder:
+    n_frames = len(source.table)
+    batches = [SampleOrder(0, n_frames).batch(step, SIZE).tolist() for step in range(40)]
+    budget = plan_run_budget(source, batches, n_parts * n_devices, 0.1, dense)
+
+    def example(sample: int, step: int) -> Example:
+        return Example(source.graph(sample), source.forces(sample))
+
+    return BatchBuilder(source, example, Sharding(n_parts, n_devices, local or range(n_devices)), budget, np.dtype(np.float32))
+
+
+def batch_of(source: GraphSource, step: int) -> list[int]:
+    return SampleOrder(0, len(source.table)).batch(step, SIZE).tolist()
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize(("n_parts", "n_devices"), [(1, 1), (1, 4), (2, 2)])
+def test_a_batch_holds_each_frame_once_however_it_is_divided(dataset: Dataset, n_parts: int, n_devices: int, dense: bool) -> None:
+    source = source_of(dataset)
+    samples = batch_of(source, 0)
+    batch = builder_of(source, n_parts, n_devices, dense).build(samples, 0)
+    assert batch.forces.shape[:2] == (n_parts, n_devices)
+    real = batch.graph.bead_mask
+    found = np.sort(batch.forces[real].sum(axis=-1))
+    expected = np.sort(np.concatenate([source.forces(sample) for sample in samples]).sum(axis=-1))
+    np.testing.assert_array_equal(found, expected)
+    assert (batch.weights[~real] == 0).all()
+    assert batch.graph.edge_mask.sum() == sum(source.n_edges(sample)[0] for sample in samples)
+
+
+def test_processes_build_the_parts_of_one_batch(dataset: Dataset) -> None:
+    source = source_of(dataset)
+    samples = batch_of(source, 1)
+    whole = builder_of(source, 1, 4).build(samples, 0)
+    halves = [builder_of(source, 1, 4, local=local).build(samples, 0) for local in (range(2), range(2, 4))]
+    np.testing.assert_array_equal(np.concatenate([half.graph.positions for half in halves], axis=1), whole.graph.positions)
+
+
+def test_shards_without_frames_are_all_padding(dataset: Dataset) -> None:
+    source = source_of(dataset)
+    batch = builder_of(source, 1, 4).build([0, 1], 0)
+    per_shard = batch.graph.bead_mask[0].sum(axis=1)
+    assert sorted(per_shard)[:2] == [0, 0]
+    assert not batch.graph.edge_mask[0][per_shard == 0].any()
+    assert not batch.graph.bond_mask[0][per_shard == 0].any()
+
+
+def test_a_planned_budget_fits_every_batch_and_overflow_is_an_error(dataset: Dataset) -> None:
+    source = source_of(dataset)
+    builder = builder_of(source, 1, 2)
+    for step in range(40):
+        builder.build(batch_of(source, step), step)
+    assert builder.budget.n_neighbours is not None
+    builder.budget = dataclasses.replace(builder.budget, n_neighbours=2, n_edges=2 * builder.budget.n_beads)
+    with pytest.raises(BudgetOverflow):
+        builder.build([0, 1], 0)
+    assert grown_budget(builder.budget).n_edges > builder.budget.n_edges
+
+
+def test_heavy_frames_are_spread_over_shards() -> None:
+    shards = assign_shards([10, 1, 1, 10, 1, 1, 10, 10], 4)
+    assert sorted(place for shard in shards for place in shard) == list(range(8))
+    assert {len(shard) for shard in shards} == {2}
+    assert {sum([10, 1, 1, 10, 1, 1, 10, 10][place] for place in shard) for shard in shards} == {11}
+
+
+def test_cached_edges_equal_rebuilt_ones(dataset: Dataset) -> None:
+    cached, rebuilt = source_of(dataset), source_of(dataset, gigabytes=0)
+    for _ in range(2):
+        first, second = cached.graph(3), rebuilt.graph(3)
+        np.testing.assert_array_equal(first.senders, second.senders)
+        np.testing.assert_array_equal(first.receivers, second.receivers)
+        assert first.senders.dtype == second.senders.dtype == np.int32
+
+
+def test_frames_are_chosen_by_temperature_and_domain(dataset: Dataset) -> None:
+    table = select_frames(dataset, "train", DataConfig(temperatures_kelvin=(300.0,), domains=("9bbbA00",)))
+    assert set(table.temperature.tolist()) == {300.0}
+    assert table.domain_names == ("9bbbA00",)
+    assert table.describe([0, 2]) == "9bbbA00: 0, 2"
+    with pytest.raises(UserError, match="no domain 4xxx"):
+        select_frames(dataset, "train", DataConfig(domains=("4xxx",)))
+
+
+def test_weights_of_domains_and_temperatures_multiply(dataset: Dataset) -> None:
+    table = select_frames(dataset, "train", DataConfig())
+    assert sampling_weights(table, DataConfig()) is None
+    weights = sampling_weights(table, DataConfig(domain_weights={"9bbbA00": 2.0}, temperature_weights={350.0: 3.0}))
+    assert weights is not None
+    of_domain = np.array(table.domain_names)[table.domain] == "9bbbA00"
+    np.testing.assert_allclose(weights, np.where(of_domain, 2, 1) * np.where(table.temperature == 350, 3, 1))
+    with pytest.raises(UserError, match="310"):
+        sampling_weights(table, DataConfig(temperature_weights={310.0: 2.0}))
+
+
+def test_work_ahead_keeps_its_order_and_raises_where_it_failed() -> None:
+    seen = threading.Event()
+
+    def make(key: int) -> int:
+        time.sleep(0.01 * (key % 3))
+        if key == 5:
+            seen.set()
+            raise ValueError("five")
+        return key
+
+    with ahead(make, iter(range(100)), n_threads=3, n_ahead=4) as results:
+        assert [next(results) for _ in range(5)] == list(range(5))
+        with pytest.raises(ValueError, match="five"):
+            next(results)
+    assert seen.is_set()

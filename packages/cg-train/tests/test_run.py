@@ -1,0 +1,182 @@
+"""Whole runs, in this process: what is written, what is learned, what is refused."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from cg_data.errors import UserError
+from cg_data.store import Dataset
+from cg_models.bundle import load_bundle
+from cg_train.config import TrainConfig
+from cg_train.metrics import read_metrics
+from cg_train.run import RunResult, run
+
+Make = Callable[..., TrainConfig]
+
+
+@pytest.fixture(scope="module")
+def hybrid(tiny: Make, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """One finished run of a network on a frozen prior."""
+    return run(tiny("ema_decay=0.5"), tmp_path_factory.mktemp("hybrid") / "run")
+
+
+def test_a_run_leaves_configuration_metrics_plot_checkpoints_and_bundle(hybrid: RunResult) -> None:
+    assert sorted(path.name for path in hybrid.output.iterdir()) == ["bundle", "checkpoints", "config.yaml", "loss.png", "metrics.jsonl"]
+    assert TrainConfig.load(hybrid.output / "config.yaml").frames_per_batch == 6
+    assert hybrid.loss_plot.read_bytes()[:4] == b"\x89PNG"
+    steps = sorted(int(path.name) for path in hybrid.checkpoints.iterdir())
+    assert steps[-1] == 12
+    assert len(steps) <= 3
+
+
+def test_a_network_on_a_frozen_prior_learns_more_than_the_prior(hybrid: RunResult) -> None:
+    metrics = hybrid.metrics
+    assert metrics["validation_mse"] < metrics["validation_prior_mse"] < metrics["validation_zero_mse"]
+
+
+def test_the_bundle_gives_the_validation_error_that_the_run_states(hybrid: RunResult, dataset: Dataset) -> None:
+    bundle = load_bundle(hybrid.bundle)
+    squares = components = 0.0
+    for domain, indices in dataset.split("validation").items():
+        frames = dataset.frames(domain)
+        for index in indices:
+            graph = bundle.graph(np.asarray(frames.positions[index]), frames.species, frames.residue_index, frames.chain_index)
+            error = np.asarray(bundle.energy_and_forces(graph)[1]) - frames.forces[index]
+            squares += float((error**2).sum())
+            components += error.size
+    assert squares / components == pytest.approx(hybrid.metrics["validation_mse"], rel=1e-4)
+
+
+def test_single_precision_stays_single_where_double_is_on(hybrid: RunResult) -> None:
+    assert jax.config.read("jax_enable_x64")
+    assert {str(np.asarray(leaf).dtype) for leaf in jax.tree.leaves(load_bundle(hybrid.bundle).params)} == {"float32"}
+
+
+def test_metrics_name_each_step_once_in_order_and_begin_with_references(hybrid: RunResult) -> None:
+    records = read_metrics(hybrid.metrics_file)
+    assert [record["step"] for record in records] == [0, 3, 6, 9, 12]
+    assert {"train_zero_mse", "train_prior_mse", "validation_zero_mse", "validation_prior_mse"} <= records[0].keys()
+    assert [record["step"] for record in records if "validation_mse" in record] == [6, 12]
+    assert all(
+        {"loss", "train_mse", "learning_rate", "gradient_norm", "frames_per_second", "epoch"} <= record.keys() for record in records[1:]
+    )
+
+
+def test_the_frozen_prior_is_in_the_bundle_unchanged(hybrid: RunResult, prior: Path) -> None:
+    assert yaml.safe_load((hybrid.bundle / "prior.yaml").read_text()) == yaml.safe_load(prior.read_text())
+
+
+def test_a_trained_prior_approaches_the_springs_of_the_data(only_prior: Make, tmp_path: Path) -> None:
+    result = run(only_prior("stages=[{train: prior, steps: 150, learning_rate: 0.2}]", "ema_decay=null"), tmp_path / "run")
+    arrays = load_bundle(result.bundle).params["prior"]["bond"]
+    assert float(arrays["length"][0]) == pytest.approx(3.8, abs=0.1)
+    assert float(arrays["force_constant"][0]) == pytest.approx(20.0, abs=3.0)
+    assert result.metrics["validation_mse"] < result.metrics["validation_prior_mse"]
+
+
+def test_an_output_that_holds_a_run_is_refused_without_resume(only_prior: Make, tmp_path: Path) -> None:
+    config = only_prior("stages=[{train: prior, steps: 3}]")
+    first = run(config, tmp_path / "run")
+    before = first.metrics_file.read_bytes()
+    with pytest.raises(UserError, match="--resume auto"):
+        run(config, tmp_path / "run")
+    assert first.metrics_file.read_bytes() == before
+
+
+def test_resuming_a_finished_run_changes_nothing(only_prior: Make, tmp_path: Path) -> None:
+    first = run(only_prior(), tmp_path / "run")
+    params, lines = (first.bundle / "params.safetensors").read_bytes(), first.metrics_file.read_bytes()
+    again = run(only_prior(), tmp_path / "run", resume="auto")
+    assert (again.bundle / "params.safetensors").read_bytes() == params
+    assert again.metrics_file.read_bytes() == lines
+    assert again.metrics == first.metrics
+
+
+def test_a_changed_configuration_is_shown_and_refused_unless_allowed(only_prior: Make, tmp_path: Path) -> None:
+    run(only_prior("stages=[{train: prior, steps: 6}]"), tmp_path / "run")
+    changed = only_prior("stages=[{train: prior, steps: 6, learning_rate: 0.5}]")
+    with pytest.raises(UserError, match=r"stages.0.learning_rate: 0.002 -> 0.5.*--allow-changes"):
+        run(changed, tmp_path / "run", resume="auto")
+    with pytest.raises(UserError, match="choose another folder"):
+        run(changed, tmp_path / "run", resume="auto", allow_changes=True)
+    result = run(changed, tmp_path / "other", resume=str(tmp_path / "run"), allow_changes=True)
+    assert read_metrics(result.metrics_file)[0]["step"] == 0
+
+
+def test_a_change_of_what_is_written_when_goes_on_from_the_same_step(only_prior: Make, tmp_path: Path) -> None:
+    whole = run(only_prior("log_every_steps=5"), tmp_path / "whole")
+    run(only_prior("stages=[{train: prior, steps: 30, learning_rate: 0.05}]"), tmp_path / "first")
+    steps = sorted(int(path.name) for path in (tmp_path / "first" / "checkpoints").iterdir())
+    source = tmp_path / "first" / "checkpoints" / str(steps[-2])
+    result = run(only_prior("log_every_steps=5"), tmp_path / "second", resume=str(source), allow_changes=True)
+    assert (result.bundle / "params.safetensors").read_bytes() == (whole.bundle / "params.safetensors").read_bytes()
+
+
+def test_not_a_number_stops_and_keeps_the_last_good_state(only_prior: Make, tmp_path: Path) -> None:
+    explosive = "optimizer: {kind: sgd}, learning_rate: 1.0e+20, gradient_clip_norm: null, schedule: {kind: constant}"
+    config = only_prior(f"stages=[{{train: prior, steps: 30, {explosive}}}]")
+    with pytest.raises(UserError, match=r"step \d+: the loss .* not finite; its frames: .*9bbbA00: ") as caught:
+        run(config, tmp_path / "run")
+    (step,) = [int(word.rstrip(":")) for word in str(caught.value).split()[1:2]]
+    kept = tmp_path / "run" / "checkpoints" / str(step - 1)
+    assert str(kept) in str(caught.value)
+    assert kept.is_dir()
+    assert not (tmp_path / "run" / "bundle").exists()
+
+
+def test_early_stopping_ends_the_stage(only_prior: Make, tmp_path: Path) -> None:
+    stage = "stages=[{train: prior, steps: 200, optimizer: {kind: sgd}, learning_rate: 1.0e-12, schedule: {kind: constant}}]"
+    result = run(only_prior(stage, "validation.early_stopping_patience=2", "ema_decay=null"), tmp_path / "run")
+    assert result.metrics["step"] < 60
+
+
+def test_a_plateau_lowers_the_learning_rate(only_prior: Make, tmp_path: Path) -> None:
+    schedule = "schedule: {kind: plateau, patience: 1, factor: 0.5}"
+    stage = f"stages=[{{train: prior, steps: 24, optimizer: {{kind: sgd}}, learning_rate: 1.0e-12, {schedule}}}]"
+    result = run(only_prior(stage, "ema_decay=null"), tmp_path / "run")
+    rates = [record["learning_rate"] for record in read_metrics(result.metrics_file) if "learning_rate" in record]
+    assert rates[-1] < rates[0]
+    assert min(rates) >= 0.1 * rates[0]
+
+
+def test_stages_follow_one_another(only_prior: Make, tmp_path: Path) -> None:
+    stages = "stages=[{train: prior, steps: 6, optimizer: {kind: adabelief}}, {train: prior, steps: 9, optimizer: {kind: yogi}}]"
+    result = run(only_prior(stages), tmp_path / "run")
+    records = read_metrics(result.metrics_file)
+    assert [record["stage"] for record in records[1:]] == [1, 1, 2, 2, 2]
+    assert result.metrics["step"] == 15
+
+
+def test_an_overflowing_budget_is_planned_anew_without_losing_a_frame(
+    only_prior: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(only_prior(), tmp_path / "whole")
+    monkeypatch.setattr("cg_train.gradient_stage.PLANNED_STEPS", 1)
+    monkeypatch.setattr("cg_train.loader.EDGE_SAMPLE", 1)
+    tight = run(only_prior("data.budget_margin=0", "data.edge_layout=flat"), tmp_path / "tight")
+    wide, narrow = (load_bundle(result.bundle).params["prior"]["bond"] for result in (whole, tight))
+    np.testing.assert_allclose(narrow["length"], wide["length"], rtol=1e-5)
+
+
+def test_a_run_in_a_thread_works(only_prior: Make, tmp_path: Path) -> None:
+    results: list[RunResult] = []
+    thread = threading.Thread(target=lambda: results.append(run(only_prior("stages=[{train: prior, steps: 2}]"), tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert json.loads((results[0].bundle / "metrics.json").read_text())["step"] == 2
+
+
+def test_data_without_the_wanted_temperature_is_one_clear_line(only_prior: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it has 300, 350 K"):
+        run(only_prior("data.temperatures_kelvin=[320.0]"), tmp_path / "run")
+
+
+def test_a_missing_platform_is_one_clear_line(only_prior: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected tpu, JAX found only cpu"):
+        run(only_prior("platform=tpu"), tmp_path / "run")
