@@ -125,7 +125,9 @@ def solve_map(products: np.ndarray, sizes: np.ndarray, beads: np.ndarray, ridge:
     [n_beads, n_groups]; ridge in the same unit as the products. Raises `LinAlgError` where products + ridge are singular, as
     they are without a ridge for fewer frames than weights.
     """
-    factor = cho_factor(products + np.diag(ridge * sizes), lower=True, check_finite=False)
+    regular = products.copy()
+    regular[np.diag_indices_from(regular)] += ridge * sizes
+    factor = cho_factor(regular, lower=True, overwrite_a=True, check_finite=False)
     solved = cho_solve(factor, beads.T, check_finite=False)
     return np.asarray(solve_symmetric(beads @ solved, solved.T))
 

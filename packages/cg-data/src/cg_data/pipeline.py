@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import multiprocessing
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from cg_data.atomic import atomic_file
 from cg_data.atoms import AtomSource
@@ -137,7 +137,7 @@ def _prepare_files(files: Sequence[Path], config: PrepareConfig, output: Path) -
                 errors += prepare_file(file, config, output, bar)
                 bar.advance(overall)
             return errors
-        with _one_thread_each(), ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn"), set_up_logging) as pool:
+        with ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn"), set_up_logging) as pool:
             for found in pool.map(prepare_file, files, [config] * len(files), [output] * len(files)):
                 errors += found
                 bar.advance(overall)
@@ -148,7 +148,8 @@ def prepare_file(file: Path, config: PrepareConfig, output: Path, bar: Progress 
     """Prepare the domains of one file that are not prepared yet; return the reasons for those that cannot be."""
     reasons: list[str] = []
     try:
-        with open_mdcath(file) as opened:
+        # One BLAS thread: matrices are small, threads would wait for each other, and results do not depend on the machine's cores.
+        with threadpool_limits(1), open_mdcath(file) as opened:
             for domain in opened.domains:
                 if not _is_wanted(domain, opened.n_residues(domain), config):
                     continue
@@ -231,19 +232,3 @@ def _lock(folder: Path, domain: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let worker processes started inside use one BLAS thread each: they already fill the cores."""
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
