@@ -68,7 +68,7 @@ def test_no_file_is_over_5_mb_and_the_data_are_under_15_mb() -> None:
 def test_no_source_loads_data_that_can_run_code() -> None:
     found = []
     for path, text in texts():
-        if path.suffix != ".py":
+        if path.suffix != ".py" or "tests" in path.parts:  # tests run the READMEs' examples
             continue
         roots = {name.split(".")[0] for name in imported_modules(text)}
         found += [f"{path}: {name}" for name in sorted(roots & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"})]
@@ -103,11 +103,10 @@ def test_relative_links_in_documents_lead_to_files() -> None:
     assert not broken
 
 
-def test_decisions_are_numbered_once_and_keep_the_template_s_headings() -> None:
+def test_decisions_are_numbered_once_and_titled_with_what_was_decided() -> None:
     records = sorted((ROOT / "docs" / "decisions").glob("[0-9][0-9]-*.md"))
     numbers = [path.name[:2] for path in records]
     assert len(numbers) >= 4
     assert len(set(numbers)) == len(numbers)
-    template = re.findall(r"^## .+$", records[0].read_text(), re.MULTILINE)
-    for path in records[1:]:
-        assert re.findall(r"^## .+$", path.read_text(), re.MULTILINE)[: len(template)] == template, path.name
+    for path in records:
+        assert re.match(rf"# {path.name[:2]}\. \w.{{10,}}\n", path.read_text()), path.name

@@ -22,6 +22,14 @@ def test_overrides_reach_nested_options_and_keep_their_types(tmp_path):
     assert loaded == Outer(seed=3, inner=Inner(temperature_kelvin=450), other=Inner(temperature_kelvin=1.5))
 
 
+def test_a_misspelled_key_is_told_before_the_key_that_is_missing_for_it():
+    class Required(Configuration):
+        dataset: str
+
+    with pytest.raises(UserError, match=r"unknown key 'datset'; did you mean 'dataset'\?"):
+        Required.load(None, ["datset=a"])
+
+
 def test_the_resolved_configuration_reads_back_equal(tmp_path):
     written = Outer(seed=7)
     written.save(tmp_path / "resolved.yaml")

@@ -79,7 +79,9 @@ def _apply_override(values: Any, override: str) -> None:
 
 
 def _explain(model: type[pydantic.BaseModel], error: pydantic.ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # A misspelled key may be why another one is missing.
+    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
     location = [part for part in problem["loc"]]
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
