@@ -153,6 +153,25 @@ def test_stages_follow_one_another(only_prior: Make, tmp_path: Path) -> None:
     assert result.metrics["step"] == 15
 
 
+def test_lbfgs_finds_the_best_prior_and_the_next_stage_starts_from_it(only_prior: Make, tmp_path: Path) -> None:
+    lbfgs = "{kind: lbfgs, n_frames: 60, max_steps: 40}"
+    gentle = "{train: prior, steps: 6, learning_rate: 1.0e-9}"
+    result = run(only_prior(f"stages=[{lbfgs}, {gentle}]"), tmp_path / "run")
+    arrays = load_bundle(result.bundle).params["prior"]["bond"]
+    assert float(arrays["length"][0]) == pytest.approx(3.8, abs=0.05)
+    assert float(arrays["force_constant"][0]) == pytest.approx(20.0, abs=1.5)
+    stages = [record["stage"] for record in read_metrics(result.metrics_file)[1:]]
+    assert sorted(set(stages)) == [1, 2]
+    norms = [record["gradient_norm"] for record in read_metrics(result.metrics_file)[1:] if record["stage"] == 1]
+    assert norms[-1] < 1e-3 * norms[0]
+
+
+def test_a_prior_that_training_made_unphysical_is_one_clear_line(only_prior: Make, tmp_path: Path) -> None:
+    harmful = "{train: prior, steps: 3, optimizer: {kind: lion}, learning_rate: 50.0, schedule: {kind: constant}}"
+    with pytest.raises(UserError, match="the prior as trained by stage 1: .*bond"):
+        run(only_prior(f"stages=[{harmful}]", "ema_decay=null"), tmp_path / "run")
+
+
 def test_an_overflowing_budget_is_planned_anew_without_losing_a_frame(
     only_prior: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,7 @@ def plot_losses(metrics: Path, path: Path) -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     if training:
-        axes.plot(*np.array(training, float).T, color="0.6", lw=1, label="training (running mean between lines)")
+        axes.plot(*np.array(training, float).T, color="0.6", lw=1, label="training (mean since the last point)")
     if validation:
         axes.plot(*np.array(validation, float).T, color="C0", marker="o", ms=3, lw=1.5, label="validation")
         best = min(validation, key=lambda point: point[1])
@@ -77,7 +77,8 @@ def plot_losses(metrics: Path, path: Path) -> None:
         axes.set_ylim(low - pad, high + 4 * pad)
     axes.set_xlabel("step")
     axes.set_ylabel("mean square force error, (kcal/mol/Å)²")
-    axes.legend(frameon=False, fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
     with atomic_file(path) as aside:
         figure.savefig(aside, dpi=150, format="png")
 

@@ -58,7 +58,7 @@ def make_gradient(energy: EnergyFn, loss: LossConfig, mesh: Mesh) -> Callable[[A
             grads, sums = differentiate(trainable, params, part)
             return sums, grads
 
-        sums, grads = _sum_over_parts(of_part, batch)
+        sums, grads = sum_over_parts(of_part, batch)
         weight = jnp.maximum(sums["weight"], 1e-12)
         return sums, jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
 
@@ -117,7 +117,7 @@ def make_evaluation(energy: EnergyFn, loss: LossConfig, mesh: Mesh) -> SumsFn:
     sums_of = sharded_sums(energy, loss, mesh)
 
     def evaluate(params: Any, batch: Batch) -> Sums:
-        return _sum_over_parts(lambda part: sums_of(params, part), batch)
+        return sum_over_parts(lambda part: sums_of(params, part), batch)
 
     return jax.jit(evaluate)
 
@@ -130,7 +130,7 @@ def evaluated_params(state: TrainState, stage: AnyStage) -> Any:
     return {**state.params, **evaluation_params(stage, state.optimizer, moved)}
 
 
-def _sum_over_parts(of_part: Callable[[Batch], Any], batch: Batch) -> Any:
+def sum_over_parts(of_part: Callable[[Batch], Any], batch: Batch) -> Any:
     """Return the sum of `of_part` over the leading axis of a batch, one part after the other."""
     first = jax.tree.map(lambda array: array[0], batch)
     if batch.forces.shape[0] == 1:

@@ -1,0 +1,80 @@
+"""A stage of full-batch L-BFGS on forces: pre-training of a prior, whose parameters are few and of unlike scales."""
+
+import dataclasses
+import logging
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from cg_data.contracts import Array
+from cg_train.config import LbfgsStage
+from cg_train.distributed import put_batch, put_replicated, sharding_of, to_host
+from cg_train.loader import Batch, BatchBuilder, Example, plan_run_budget
+from cg_train.loss import loss_value
+from cg_train.state import Progress, TrainState, trained
+from cg_train.step import sharded_sums, sum_over_parts
+from cg_train.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def run_lbfgs(trainer: Trainer, stage: LbfgsStage, state: TrainState, progress: Progress) -> TrainState:
+    """Minimise the loss on a fixed set of frames; return the state. Each iteration is a step of the run.
+
+    Every process computes the same. A stop leaves the run at the start of the stage, which is begun again on resume.
+    """
+    batch = put_batch(_whole_batch(trainer, stage, state), trainer.mesh)
+    sums_of = sharded_sums(trainer.model.energy, trainer.config.loss, trainer.mesh)
+    solver = optax.lbfgs(memory_size=stage.memory)
+    fixed = state.params
+
+    def loss(trainable: Any, batch: Batch) -> Array:
+        return loss_value(sum_over_parts(lambda part: sums_of({**fixed, **trainable}, part), batch))
+
+    @jax.jit
+    def iterate(trainable: Any, solver_state: Any, batch: Batch) -> tuple[Any, Any, Array, Array]:
+        def of_batch(values: Any) -> Array:
+            return loss(values, batch)
+
+        value, gradient = optax.value_and_grad_from_state(of_batch)(trainable, state=solver_state)
+        updates, solver_state = solver.update(gradient, solver_state, trainable, value=value, grad=gradient, value_fn=of_batch)
+        return optax.apply_updates(trainable, updates), solver_state, value, optax.tree.norm(gradient)
+
+    trainable = trained(state.params, stage.train)
+    solver_state = put_replicated(solver.init(to_host(trainable)), trainer.mesh)
+    n_done, value, norm = 0, np.inf, np.inf
+    while n_done < stage.max_steps and (n_done < stage.min_steps or norm > stage.gradient_norm):
+        trainer.stop_if_asked(state, progress)
+        moved, solver_state, loss_now, norm_now = iterate(trainable, solver_state, batch)
+        if not np.isfinite(float(loss_now)):
+            break
+        trainable, value, norm = moved, float(loss_now), float(norm_now)
+        n_done += 1
+        if trainer.journal is not None:
+            record = {"step": progress.step + n_done, "stage": progress.stage + 1, "loss": value, "gradient_norm": norm}
+            trainer.journal.write(record)
+    logger.info("L-BFGS: loss %.5g, gradient norm %.3g after %d steps", value, norm, n_done)
+    progress.step += n_done
+    params = put_replicated(to_host({**state.params, **trainable}), trainer.mesh)
+    # An average of what was before this stage would only hold the next one back.
+    average = None if state.average is None else put_replicated(to_host(params), trainer.mesh)
+    step = put_replicated(np.int32(progress.step), trainer.mesh)
+    return dataclasses.replace(state, params=params, average=average, best=put_replicated(to_host(params), trainer.mesh), step=step)
+
+
+def _whole_batch(trainer: Trainer, stage: LbfgsStage, state: TrainState) -> Batch:
+    """Return one batch of frames spread evenly over the training frames, in parts the size of a step's batch."""
+    source = trainer.training
+    n_frames = min(stage.n_frames, len(source.table))
+    samples = np.unique(np.linspace(0, len(source.table) - 1, n_frames).round().astype(np.int64)).tolist()
+    sharding = sharding_of(trainer.mesh, -(-len(samples) // trainer.config.frames_per_batch))
+    dense = trainer.config.data.edge_layout == "dense"
+    budget = plan_run_budget(source, [samples], sharding.n_shards, trainer.config.data.budget_margin, dense)
+    targets = trainer.targets(source, state, frozen_prior=False)
+
+    def example(sample: int, step: int) -> Example:
+        return Example(source.graph(sample), targets(sample))
+
+    return BatchBuilder(source, example, sharding, budget, trainer.dtype).build(samples, 0)
