@@ -46,8 +46,11 @@ def roots_of(paths: list[Path]) -> dict[str, set[Path]]:
 
 
 def distributions_of(package: str, *folders: str) -> dict[str, set[Path]]:
-    """Return the distributions (members included) that a package's folders import from outside themselves."""
-    paths = [path for folder in folders for path in sources(ROOT / "packages" / package / folder)]
+    """Return the distributions (members included) that a package's folders import from outside themselves.
+
+    `references/` holds the scripts that made stored reference data with other libraries; no test imports them.
+    """
+    paths = [path for folder in folders for path in sources(ROOT / "packages" / package / folder) if path.parent.name != "references"]
     outside = {root: where for root, where in roots_of(paths).items() if root not in sys.stdlib_module_names | {module_of(package)}}
     return {DISTRIBUTIONS.get(root, root).replace("_", "-").lower(): where for root, where in outside.items()}
 

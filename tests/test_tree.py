@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from .test_import_directions import imported_modules
-from .workspace import PACKAGES, ROOT, tracked_files
+from .workspace import PACKAGES, ROOT, attempt, tracked_files
 
 PUBLIC_INDEX = re.compile(r"https://(pypi\.org/simple/?$|files\.pythonhosted\.org/packages/)")
 
@@ -110,3 +110,13 @@ def test_decisions_are_numbered_once_and_titled_with_what_was_decided() -> None:
     assert len(set(numbers)) == len(numbers)
     for path in records:
         assert re.match(rf"# {path.name[:2]}\. .{{10,}}\n", path.read_text()), path.name
+
+
+def test_shell_examples_in_documents_parse() -> None:
+    broken = []
+    for path, text in texts():
+        for block in re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if path.suffix == ".md" else ():
+            done = attempt(["bash", "-n", "-c", block])
+            if done.returncode != 0 or done.stderr:
+                broken.append(f"{path.relative_to(ROOT)}: {done.stderr}")
+    assert not broken
