@@ -254,16 +254,14 @@ def run_dynamics(
     x = x - x.mean(axis=1, keepdims=True)
     motion = start_motion(x, masses, np.full(len(x), config.temperature_kelvin), config.seed, at_rest=config.ensemble == "nve")
     runner = _Runner(energy, params, cutoff_angstrom, start, x, masses, config)
-    began, saved = time.monotonic(), []
+    began = time.monotonic()
+    motion = runner.advance(motion, 0)
+    saved = [runner.row(motion)]
     with progress_bar() as bar:
         task = bar.add_task("simulate", total=config.n_steps, visible=show_progress)
-        while True:
-            going = int(motion.step) < config.n_steps and bool((np.asarray(motion.failure) == 0).any())
-            after, row = runner.advance(motion, config.save_every_steps if going else 0)
-            saved.append(row)
-            if not going:
-                break
-            motion = after
+        while int(motion.step) < config.n_steps and (np.asarray(motion.failure) == 0).any():
+            motion = runner.advance(motion, config.save_every_steps)
+            saved.append(runner.row(motion))
             bar.update(task, completed=int(motion.step))
     seconds = time.monotonic() - began
     return Simulation(
@@ -317,28 +315,30 @@ class _Runner:
         self.room = max(1, min(self.replicas.n_beads - 1, max(most, int(np.ceil(NEIGHBOUR_MARGIN * most)))))
         self.block = make_block(self.replicas, self.masses, self.energy_and_forces, self.cutoff, self.room, self.check, self.integration)
 
-    def advance(self, motion: "Motion", n_steps: int) -> tuple["Motion", dict[str, np.ndarray]]:
-        """Take `n_steps` steps; return the motion after them and the row to save of the motion before them."""
-        from cg_eval.dynamics import kinetic_temperature
-
-        after, potential = self.block(self.params, motion, n_steps)
+    def advance(self, motion: "Motion", n_steps: int) -> "Motion":
+        """Return the motion `n_steps` steps later."""
+        after = self.block(self.params, motion, n_steps)
         while (most := int(after.most_neighbours)) > self.room:
             self.growths += 1
             logger.info("a bead has %d neighbours, room for %d: repeating the last block with more", most, self.room)
             self._compile(most)
-            after, potential = self.block(self.params, motion, n_steps)
-        stopped = np.flatnonzero(np.asarray(after.failure) != np.asarray(motion.failure))
-        for replica in stopped:
+            after = self.block(self.params, motion, n_steps)
+        for replica in np.flatnonzero(np.asarray(after.failure) != np.asarray(motion.failure)):
             step, reason = int(after.stopped_step[replica]), explain(int(after.failure[replica]))
             logger.warning("replica %d left the physical range at step %d and was stopped: %s", replica, step, reason)
-        row = {
+        return after
+
+    def row(self, motion: "Motion") -> dict[str, np.ndarray]:
+        """Return what is saved of a motion."""
+        from cg_eval.dynamics import kinetic_temperature
+
+        return {
             "positions": np.asarray(motion.positions, np.float32),
-            "time_ps": np.float64(int(motion.step) * self.config.time_step_ps),
-            "potential_energy": np.asarray(potential, np.float64),
+            "time_ps": np.asarray(int(motion.step) * self.config.time_step_ps),
+            "potential_energy": np.asarray(motion.potential_energy, np.float64),
             "kinetic_temperature": kinetic_temperature(motion.momenta, self.masses, self.config.ensemble == "nve"),
             "valid": np.asarray(motion.failure) == 0,
         }
-        return after, row
 
 
 def _outcomes(motion: "Motion", config: SimulateConfig) -> tuple[ReplicaOutcome, ...]:
