@@ -49,7 +49,7 @@ def test_a_map_of_ones_own_places_beads_at_weighted_means(chignolin_file, tmp_pa
     [
         ({"beads": {"SC": {"atoms": {"CB": 1}}}}, r"residue GLY 7: no atom CB for its bead SC"),
         ({"beads": {"SC": {"atoms": {"CB": -1}}}}, "weights above 0"),
-        ({"beads": {"SC": {"atom": {"CB": 1}}}}, "beads.SC.atoms: Field required"),
+        ({"beads": {"SC": {"atom": {"CB": 1}}}}, "unknown key .beads.SC.atom.; did you mean .atoms."),
         ({"beads": {}}, "no beads"),
         ({"beads": {"A": {"atoms": {"CA": 1}}, "B": {"atoms": {"HA": 1}, "residues": ["TYR"]}}}, r"5awlA00: two beads share a group"),
     ],

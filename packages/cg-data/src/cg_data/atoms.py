@@ -142,9 +142,23 @@ def unwrap(positions: np.ndarray, atoms: AtomTable, anchors: np.ndarray, box: np
         return positions
     inverse = np.linalg.inv(box)
     anchored = positions[:, anchors]
+    # Nothing shorter than half the smallest distance between opposite faces can be cut.
+    half_height = 0.5 / np.linalg.norm(inverse, axis=0).max()
+    reach = max(
+        (_reach(frame, frame_anchors, atoms.residues) for frame, frame_anchors in zip(positions, anchored, strict=True)), default=0.0
+    )
+    if reach * np.sqrt(3.0) < half_height:
+        return positions
     steps = np.rint(np.diff(anchored, axis=1) @ inverse)
     anchor_shift = np.concatenate([np.zeros_like(steps[:, :1]), np.cumsum(steps, axis=1)], axis=1)
     shift = np.rint((positions - anchored[:, atoms.residues]) @ inverse) + anchor_shift[:, atoms.residues]
     if not shift.any():
         return positions
     return np.asarray(positions - shift @ box, positions.dtype)
+
+
+def _reach(frame: np.ndarray, anchors: np.ndarray, residues: np.ndarray) -> float:
+    """Return the largest component of any vector from an anchor to the next, or to an atom of its residue."""
+    inside = anchors.take(residues, axis=0)
+    inside -= frame
+    return float(max(inside.max(), -inside.min(), np.abs(np.diff(anchors, axis=0)).max(initial=0.0)))

@@ -89,6 +89,36 @@ def verify(dataset: DatasetFolder) -> None:
     typer.echo(f"{dataset}: sound")
 
 
+@app.command("to-npz", epilog="Example: cg-data to-npz dataset -o dataset.npz")
+def to_npz(
+    dataset: DatasetFolder,
+    output: Output,
+    per_domain: Annotated[bool, typer.Option("--per-domain", help="Write a folder with one file per domain.")] = False,
+) -> None:
+    """Write a dataset in the padded layout R, F, species, mask, Z, N_max, aa_to_id."""
+    from cg_data.npz import to_npz as run
+    from cg_data.store import open_dataset
+
+    typer.echo(f"{output}: {len(run(open_dataset(dataset), output, per_domain))} files")
+
+
+@app.command("from-npz", epilog="Example: cg-data from-npz dataset.npz -o dataset temperature_kelvin=348")
+def from_npz(
+    inputs: Annotated[list[str], typer.Argument(metavar="NPZ... [KEY=VALUE]...", help="Files in the padded layout; then options.")],
+    output: Output,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file with temperature_kelvin and split.")] = None,
+) -> None:
+    """Make a dataset from files in the padded layout."""
+    from cg_data.config import FromNpzConfig
+    from cg_data.npz import from_npz as run
+
+    options = FromNpzConfig.load(config, [text for text in inputs if _is_override(text)])
+    files = [text for text in inputs if not _is_override(text)]
+    dataset = run(files, output, options.temperature_kelvin, options.split)
+    options.save(output / "config.yaml")
+    typer.echo(f"{output}: {len(dataset.domains)} domains")
+
+
 @app.command(epilog="Example: cg-data template > prepare.yaml")
 def template() -> None:
     """Print the options of prepare with their defaults, as YAML."""

@@ -34,6 +34,8 @@ logger = logging.getLogger("cg_data")
 
 SAMPLE_TRAJECTORIES = 5
 SAMPLE_FRAMES = 4
+UNIT_FRAMES = 16
+"""Frames at the start of each trajectory whose magnitudes are compared with those of a protein in the right units."""
 MAX_WARNINGS = 5
 """Rejected frames named one by one in the log, per domain."""
 
@@ -166,7 +168,9 @@ def _new_products(
     reduction, options = structure.reduction, config.force_map
     if reduction is None:
         return []
-    supports = local_supports(atoms.residues, structure.beads.residues, structure.linked, options.neighbour_residues, reduction.groups)
+    supports: list[np.ndarray] = []
+    if options.kind != "slice":
+        supports = local_supports(atoms.residues, structure.beads.residues, structure.linked, options.neighbour_residues, reduction.groups)
     result = []
     for unit in range(max(units) + 1):
         n_frames = sum(len(frames) for frames, u in zip(chosen, units, strict=True) if u == unit)
@@ -198,7 +202,7 @@ def _first_pass(
 ) -> Frames:
     n_frames = sum(map(len, chosen))
     fits = n_frames * source.atoms.n_atoms * 12 <= config.memory_megabytes * 1e6
-    result = Frames(kept_forces=[] if fits and products else None)
+    result = Frames(kept_forces=[] if fits and products and config.force_map.kind != "slice" else None)
     for number, (trajectory, frames) in enumerate(zip(trajectories, chosen, strict=True)):
         units_checked = False
         for start, stop, places in _blocks(trajectory, frames):
@@ -213,7 +217,7 @@ def _first_pass(
             positions, forces = _take(positions, good), None if forces is None else _take(forces, good)
             positions = unwrap(positions, source.atoms, structure.anchors, trajectory.box)
             if len(good) and not units_checked:
-                check_units(positions, forces, structure.geometry, trajectory.where)
+                check_units(positions[:UNIT_FRAMES], None if forces is None else forces[:UNIT_FRAMES], structure.geometry, trajectory.where)
                 units_checked = True
             lengths = bond_lengths(positions, structure.geometry.bonds)
             reasons[good] = implausible(positions, forces, lengths, structure.geometry, config.quality)
@@ -245,6 +249,9 @@ def _gather_forces(result: Frames, structure: Structure, products: ForceProducts
         result.kept_forces.append(forces)
     if structure.reduction is not None:
         result.forces.append(apply_map(structure.reduction.slice, forces))
+        if not products.supports:
+            products.n_frames += np.bincount(fold, minlength=products.n_folds)
+            return
         for k in np.unique(fold):
             products.add(int(k), group_forces(structure.reduction, forces[fold == k]))
 

@@ -102,3 +102,11 @@ class PrepareConfig(Configuration):
     """Processes, each preparing one domain at a time."""
     share: tuple[int, int] = (0, 1)
     """(index, count): prepare only each count-th domain, starting at index; the index file is left to `cg-data merge`."""
+
+
+class FromNpzConfig(Configuration):
+    """Options of `cg-data from-npz`."""
+
+    temperature_kelvin: float | None = pydantic.Field(default=None, gt=0)
+    """Temperature of files that do not hold it."""
+    split: SplitConfig = SplitConfig()

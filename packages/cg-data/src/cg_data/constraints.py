@@ -14,6 +14,10 @@ BOND_TOLERANCE = 1.25
 RIGID_DEVIATION_ANGSTROM = 1e-2
 """Standard deviation below which a bond length counts as constant: coordinates from XTC are rounded to 0.01 angstrom."""
 MIN_DETECTOR_FRAMES = 100
+MAX_DETECTOR_FRAMES = 1000
+"""Frames the constraint detector needs, and is satisfied with."""
+BOND_SAMPLES = 5
+"""Frames in which bonds are looked for by distance."""
 
 
 def find_bonds(atoms: AtomTable, positions: np.ndarray) -> np.ndarray:
@@ -26,12 +30,10 @@ def find_bonds(atoms: AtomTable, positions: np.ndarray) -> np.ndarray:
         return np.unique(np.sort(atoms.bonds, axis=1), axis=0)
     radii = np.array([COVALENT_RADIUS_ANGSTROM.get(int(z), 1.0) for z in atoms.atomic_numbers])
     reach = 2 * BOND_TOLERANCE * radii.max()
-    votes: dict[tuple[int, int], int] = {}
-    for frame in positions:
-        for pair in _close_pairs(frame, radii, atoms.atomic_numbers, reach):
-            votes[pair] = votes.get(pair, 0) + 1
-    bonds = sorted(pair for pair, count in votes.items() if 2 * count > len(positions))
-    return np.array(bonds, np.int64).reshape(-1, 2)
+    sample = positions[:: max(1, len(positions) // BOND_SAMPLES)]
+    found = np.concatenate([_close_pairs(frame, radii, atoms.atomic_numbers, reach) for frame in sample])
+    bonds, votes = np.unique(found, axis=0, return_counts=True)
+    return np.asarray(bonds[2 * votes > len(sample)], np.int64)
 
 
 def rigid_bonds(bonds: np.ndarray, atomic_numbers: np.ndarray, constraints: str, where: str) -> np.ndarray:
@@ -69,6 +71,7 @@ class BondStatistics:
 
     def add(self, lengths: np.ndarray) -> None:
         """Add bond lengths [n_frames, n_bonds] in angstrom."""
+        lengths = lengths[: MAX_DETECTOR_FRAMES - self.n_frames]
         if len(lengths) == 0:
             return
         if self._reference is None:
@@ -98,11 +101,16 @@ class BondStatistics:
 
 def bond_lengths(positions: np.ndarray, bonds: np.ndarray) -> np.ndarray:
     """Return [n_frames, n_bonds] lengths in angstrom of bonds [n_bonds, 2] in positions [n_frames, n_atoms, 3]."""
-    vectors = positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]]
-    return np.sqrt(np.einsum("fbx,fbx->fb", vectors, vectors))
+    squares = np.empty((len(positions), len(bonds)), positions.dtype)
+    # Frame by frame, temporaries stay in the processor's cache: twice as fast as all frames at once.
+    for frame, square in zip(positions, squares, strict=True):
+        vectors = frame.take(bonds[:, 0], axis=0)
+        vectors -= frame.take(bonds[:, 1], axis=0)
+        np.einsum("bx,bx->b", vectors, vectors, out=square)
+    return np.sqrt(squares, out=squares)
 
 
-def _close_pairs(frame: np.ndarray, radii: np.ndarray, atomic_numbers: np.ndarray, reach: float) -> list[tuple[int, int]]:
+def _close_pairs(frame: np.ndarray, radii: np.ndarray, atomic_numbers: np.ndarray, reach: float) -> np.ndarray:
     pairs = cKDTree(frame).query_pairs(reach, output_type="ndarray")
     distances = np.linalg.norm(frame[pairs[:, 0]] - frame[pairs[:, 1]], axis=1)
     with_hydrogen = (atomic_numbers[pairs] == 1).sum(axis=1)
@@ -113,5 +121,4 @@ def _close_pairs(frame: np.ndarray, radii: np.ndarray, atomic_numbers: np.ndarra
     hydrogen = np.where(atomic_numbers[light[:, 0]] == 1, light[:, 0], light[:, 1])
     order = np.lexsort((light_distances, hydrogen))
     _, first = np.unique(hydrogen[order], return_index=True)
-    bonds = np.sort(np.concatenate([heavy, light[order][first]]), axis=1)
-    return [(int(i), int(j)) for i, j in bonds]
+    return np.sort(np.concatenate([heavy, light[order][first]]), axis=1)

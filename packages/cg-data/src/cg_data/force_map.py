@@ -10,11 +10,11 @@ where G [n_groups, n_groups] is the mean product of group forces: x = P^-1 B^T (
 a few groups only, the same few in every frame.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_array, diags_array
 
 from cg_data.config import ForceMapConfig
@@ -59,7 +59,9 @@ def group_forces(reduction: Reduction, forces: np.ndarray) -> np.ndarray:
     return np.asarray(reduction.groups @ forces.transpose(1, 0, 2).reshape(n_atoms, 3 * n_frames).astype(np.float64))
 
 
-def local_supports(atom_residues: np.ndarray, bead_residues: np.ndarray, linked: np.ndarray, neighbours: int, groups: csr_array) -> list:
+def local_supports(
+    atom_residues: np.ndarray, bead_residues: np.ndarray, linked: np.ndarray, neighbours: int, groups: csr_array
+) -> list[np.ndarray]:
     """Return, per bead, the sorted groups [n] of its residue and of up to `neighbours` residues to each side.
 
     atom_residues [n_atoms]; bead_residues [n_beads]; linked [n_residues - 1] bool, False at a chain break, which is not crossed.
@@ -75,17 +77,61 @@ def local_supports(atom_residues: np.ndarray, bead_residues: np.ndarray, linked:
     return supports
 
 
-class ForceProducts:
-    """Streamed mean products of group forces, per block of frames ("fold"), in float64.
+@dataclass(frozen=True)
+class LocalProblem:
+    """The problems of all beads' local rows, padded to the widest support, so that they are solved at once.
 
-    Held for all pairs of groups, [n_folds, n_groups, n_groups], or per bead for the groups of its support only.
+    index [n_beads, width] groups of each support, inside [n_beads, width] False in padding; sizes [n_beads, width] atoms per group;
+    constraints [n_beads, n_rows, width] the rows of B that reach into the support, right [n_beads, n_rows] their right-hand side,
+    real [n_beads, n_rows] False in padding.
+    """
+
+    index: np.ndarray
+    inside: np.ndarray
+    sizes: np.ndarray
+    constraints: np.ndarray
+    right: np.ndarray
+    real: np.ndarray
+
+    def rows(self, weights: csr_array) -> np.ndarray:
+        """Return the local rows [n_beads, width] of a map [n_beads, n_groups] that is zero outside the supports."""
+        return np.where(self.inside, weights.toarray()[np.arange(len(self.index))[:, None], self.index], 0.0)
+
+    def spread(self, rows: np.ndarray, n_groups: int) -> csr_array:
+        """Return the map [n_beads, n_groups] of local rows [n_beads, width]."""
+        bead = np.nonzero(self.inside)[0]
+        return csr_array((rows[self.inside], (bead, self.index[self.inside])), shape=(len(rows), n_groups))
+
+
+def local_problem(reduction: Reduction, supports: Sequence[np.ndarray]) -> LocalProblem:
+    """Return the padded local problems of beads whose rows are restricted to `supports`."""
+    n_beads, width = len(supports), max(map(len, supports))
+    index, inside = np.zeros((n_beads, width), np.int64), np.zeros((n_beads, width), bool)
+    for bead, support in enumerate(supports):
+        index[bead, : len(support)], inside[bead, : len(support)] = support, True
+    touched = [np.flatnonzero(reduction.beads[:, support].any(axis=1)) for support in supports]
+    n_rows = max(map(len, touched))
+    constraints, right = np.zeros((n_beads, n_rows, width)), np.zeros((n_beads, n_rows))
+    real = np.zeros((n_beads, n_rows), bool)
+    for bead, rows in enumerate(touched):
+        constraints[bead, : len(rows)] = np.where(inside[bead], reduction.beads[np.ix_(rows, index[bead])], 0.0)
+        right[bead, : len(rows)] = rows == bead
+        real[bead, : len(rows)] = True
+    return LocalProblem(index, inside, reduction.sizes[index], constraints, right, real)
+
+
+class ForceProducts:
+    """Streamed sums of products of group forces, per block of frames ("fold"), in float64.
+
+    Held for all pairs of groups, [n_folds, n_groups, n_groups], or for the groups of each bead's support only.
     """
 
     def __init__(self, n_folds: int, n_groups: int, supports: Sequence[np.ndarray], whole: bool):
         self.supports = supports
         self.n_frames = np.zeros(n_folds, np.int64)
+        width = max(map(len, supports), default=0)
         self._whole = np.zeros((n_folds, n_groups, n_groups)) if whole else None
-        self._local = [] if whole else [np.zeros((n_folds, len(support), len(support))) for support in supports]
+        self._local = None if whole else np.zeros((n_folds, len(supports), width, width))
 
     @property
     def n_folds(self) -> int:
@@ -102,20 +148,23 @@ class ForceProducts:
         self.n_frames[fold] += forces.shape[1] // 3
         if self._whole is not None:
             self._whole[fold] += forces @ forces.T
-            return
-        for support, products in zip(self.supports, self._local, strict=True):
-            part = forces[support]
-            products[fold] += part @ part.T
+        elif self._local is not None:
+            for bead, support in enumerate(self.supports):
+                part = forces[support]
+                self._local[fold, bead, : len(support), : len(support)] += part @ part.T
 
-    def mean(self, folds: Sequence[int], support: np.ndarray | None = None, bead: int = -1) -> np.ndarray:
-        """Return the mean products per frame and component over some folds: of all groups, or of a bead's support."""
-        folds = list(folds)
-        count = 3 * int(self.n_frames[folds].sum())
+    def whole(self) -> np.ndarray:
+        """Return the sums [n_folds, n_groups, n_groups]."""
         if self._whole is None:
-            return self._local[bead][folds].sum(axis=0) / count
-        if support is None:
-            return sum(self._whole[fold] for fold in folds) / count
-        return sum(self._whole[fold][np.ix_(support, support)] for fold in folds) / count
+            raise ValueError("products of all pairs of groups are not held")
+        return self._whole
+
+    def local(self, problem: LocalProblem) -> np.ndarray:
+        """Return the sums [n_folds, n_beads, width, width] over each bead's support, zero in padding."""
+        if self._local is not None:
+            return self._local
+        pairs = self.whole()[:, problem.index[:, :, None], problem.index[:, None, :]]
+        return np.where(problem.inside[:, :, None] & problem.inside[:, None, :], pairs, 0.0)
 
 
 def solve_map(products: np.ndarray, sizes: np.ndarray, beads: np.ndarray, ridge: float) -> np.ndarray:
@@ -127,21 +176,23 @@ def solve_map(products: np.ndarray, sizes: np.ndarray, beads: np.ndarray, ridge:
     """
     regular = products.copy()
     regular[np.diag_indices_from(regular)] += ridge * sizes
-    factor = cho_factor(regular, lower=True, overwrite_a=True, check_finite=False)
-    solved = cho_solve(factor, beads.T, check_finite=False)
-    return np.asarray(solve_symmetric(beads @ solved, solved.T))
+    solved = cho_solve(cho_factor(regular, lower=True, overwrite_a=True, check_finite=False), beads.T, check_finite=False)
+    return np.asarray(cho_solve(cho_factor(beads @ solved, lower=True, check_finite=False), solved.T, check_finite=False))
 
 
-def solve_symmetric(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve `matrix x = right` for a symmetric positive definite matrix."""
-    return np.asarray(cho_solve(cho_factor(matrix, lower=True, check_finite=False), right, check_finite=False))
+def solve_local_maps(products: np.ndarray, problem: LocalProblem, ridge: float) -> np.ndarray:
+    """Return the local rows [n_beads, width]: as `solve_map`, for every bead on its own support.
 
-
-def solve_local_row(products: np.ndarray, sizes: np.ndarray, beads: np.ndarray, bead: int, ridge: float) -> np.ndarray:
-    """Return one row [n_support] of a local map: as `solve_map` with everything already restricted to the bead's support."""
-    touched = np.flatnonzero(beads.any(axis=1))
-    rows = solve_map(products, sizes, beads[touched], ridge)
-    return rows[int(np.searchsorted(touched, bead))]
+    products [n_beads, width, width] mean products of group forces. Raises `LinAlgError` as `solve_map` does.
+    """
+    width, n_rows = problem.index.shape[1], problem.real.shape[1]
+    regular = products.copy()
+    regular[:, np.arange(width), np.arange(width)] += np.where(problem.inside, ridge * problem.sizes, 1.0)
+    np.linalg.cholesky(regular)
+    solved = np.linalg.solve(regular, problem.constraints.transpose(0, 2, 1))
+    inner = problem.constraints @ solved
+    inner[:, np.arange(n_rows), np.arange(n_rows)] += ~problem.real
+    return np.asarray((solved @ np.linalg.solve(inner, problem.right[:, :, None]))[:, :, 0])
 
 
 def uniform_map(reduction: Reduction) -> np.ndarray:
@@ -151,20 +202,24 @@ def uniform_map(reduction: Reduction) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A kind of map: its rows [n_beads, n_groups], one map per fold, and its score on each fold's own frames.
+    """A kind of map at its best ridge: one map [n_beads, n_groups] per fold, and its score.
 
-    A fold's map was fitted on the other folds. score is the mean square bead force per component, (kcal/mol/angstrom)^2.
+    A fold's map was fitted on the other folds. score is the mean square bead force per component over each fold's own frames,
+    (kcal/mol/angstrom)^2.
     """
 
     kind: str
-    ridge: float | None
+    ridge: float
     maps: tuple[csr_array, ...]
     score: float
 
 
 @dataclass(frozen=True)
 class ChosenMap:
-    """The map in use: per fold a sparse [n_beads, n_atoms] matrix, with the scores that led to the choice."""
+    """The map in use: per fold a sparse [n_beads, n_atoms] matrix, with the scores that led to the choice.
+
+    n_weights: free weights of one bead for a fitted map, non-zero weights of all beads for `slice` and `uniform`.
+    """
 
     kind: str
     ridge: float | None
@@ -174,70 +229,87 @@ class ChosenMap:
     note: str
 
 
-def fit_maps(products: ForceProducts, reduction: Reduction, config: ForceMapConfig) -> list[Candidate]:
-    """Return the optimal maps that could be fitted, each with the ridge of the best held-out score."""
-    folds = [k for k in range(products.n_folds) if products.n_frames[k]]
-    if len(folds) < 2:
-        return []
-    candidates = []
-    kinds = ["optimal-local"]
-    weights_allowed = reduction.n_groups * config.min_frames_per_weight <= products.n_frames.sum()
-    if config.kind == "optimal" and products.is_whole and weights_allowed:
-        kinds.append("optimal")
-    for kind in kinds:
-        best: Candidate | None = None
-        for ridge in sorted(config.ridges):
-            try:
-                candidate = _cross_fit(kind, ridge, products, reduction, folds)
-            except LinAlgError:
-                continue
-            if best is None or candidate.score < best.score:
-                best = candidate
-        if best is not None:
-            candidates.append(best)
-    return candidates
+def cross_fit(
+    kind: str,
+    sums: np.ndarray,
+    n_frames: np.ndarray,
+    ridges: Sequence[float],
+    solve: Callable[[np.ndarray, float], np.ndarray],
+    spread: Callable[[np.ndarray], csr_array],
+    score: Callable[[np.ndarray, np.ndarray], float],
+) -> Candidate | None:
+    """Return a kind of map with the ridge of the best held-out score; None where none could be fitted.
 
-
-def fit_one(kind: str, ridge: float, products: ForceProducts, reduction: Reduction, folds: Sequence[int]) -> csr_array:
-    """Return the map [n_beads, n_groups] fitted on the frames of some folds."""
-    n_beads = len(reduction.beads)
-    if kind == "optimal":
-        return csr_array(solve_map(products.mean(folds), reduction.sizes, reduction.beads, ridge))
-    rows, columns, values = [], [], []
-    for bead, support in enumerate(products.supports):
-        local = products.mean(folds, support, bead)
-        row = solve_local_row(local, reduction.sizes[support], reduction.beads[:, support], bead, ridge)
-        rows.append(np.full(len(support), bead))
-        columns.append(support)
-        values.append(row)
-    entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
-    return csr_array(entries, shape=(n_beads, reduction.n_groups))
-
-
-def mean_square(weights: csr_array, products: ForceProducts, folds: Sequence[int]) -> float:
-    """Return the mean square bead force per component, over the frames of some folds, of a map [n_beads, n_groups].
-
-    Where products are held per support, the map must be zero outside it.
+    sums [n_folds, ...] products per fold, n_frames [n_folds]; solve(mean products, ridge) gives rows, spread makes them a map
+    [n_beads, n_groups], score(rows, mean products) is their mean square force.
     """
-    if products.is_whole:
-        dense = weights.toarray()
-        return float(np.mean(np.einsum("bg,bg->b", dense @ products.mean(folds), dense)))
-    total = 0.0
-    for bead, support in enumerate(products.supports):
-        row = weights[[bead]].toarray()[0, support]
-        total += float(row @ products.mean(folds, support, bead) @ row)
-    return total / len(products.supports)
+    total, n_total = sums.sum(axis=0), int(n_frames.sum())
+    best: tuple[float, float, list[np.ndarray]] | None = None
+    for ridge in sorted(ridges):
+        try:
+            rows = [solve((total - own) / (3 * (n_total - n)), ridge) for own, n in zip(sums, n_frames, strict=True)]
+        except np.linalg.LinAlgError:
+            continue
+        held_out = sum(score(r, own) for r, own in zip(rows, sums, strict=True)) / (3 * n_total)
+        if best is None or held_out < best[0]:
+            best = (held_out, ridge, rows)
+    return None if best is None else Candidate(kind, best[1], tuple(spread(rows) for rows in best[2]), best[0])
 
 
-def _cross_fit(kind: str, ridge: float, products: ForceProducts, reduction: Reduction, folds: Sequence[int]) -> Candidate:
-    maps: list[csr_array] = []
-    score = 0.0
-    for fold in range(products.n_folds):
-        others = [k for k in folds if k != fold]
-        maps.append(fit_one(kind, ridge, products, reduction, others))
-        if fold in folds:
-            score += mean_square(maps[-1], products, [fold]) * products.n_frames[fold]
-    return Candidate(kind, ridge, tuple(maps), score / products.n_frames.sum())
+def fit_maps(products: ForceProducts, reduction: Reduction, config: ForceMapConfig) -> list[Candidate]:
+    """Return the optimal maps that are asked for and could be fitted, each with the ridge of the best held-out score."""
+    if np.count_nonzero(products.n_frames) < 2:
+        return []
+    problem = local_problem(reduction, products.supports)
+    candidates = [
+        cross_fit(
+            "optimal-local",
+            products.local(problem),
+            products.n_frames,
+            config.ridges,
+            lambda mean, ridge: solve_local_maps(mean, problem, ridge),
+            lambda rows: problem.spread(rows, reduction.n_groups),
+            _local_square,
+        )
+    ]
+    enough = reduction.n_groups * config.min_frames_per_weight <= products.n_frames.sum()
+    if config.kind == "optimal" and products.is_whole and enough:
+        candidates.append(
+            cross_fit(
+                "optimal",
+                products.whole(),
+                products.n_frames,
+                config.ridges,
+                lambda mean, ridge: solve_map(mean, reduction.sizes, reduction.beads, ridge),
+                csr_array,
+                _whole_square,
+            )
+        )
+    return [candidate for candidate in candidates if candidate is not None]
+
+
+def fit_one(kind: str, ridge: float, products: ForceProducts, reduction: Reduction) -> csr_array:
+    """Return the map [n_beads, n_groups] of a kind fitted on all frames."""
+    n = 3 * int(products.n_frames.sum())
+    if kind == "optimal":
+        return csr_array(solve_map(products.whole().sum(axis=0) / n, reduction.sizes, reduction.beads, ridge))
+    problem = local_problem(reduction, products.supports)
+    return problem.spread(solve_local_maps(products.local(problem).sum(axis=0) / n, problem, ridge), reduction.n_groups)
+
+
+def mean_square(weights: csr_array, products: ForceProducts, reduction: Reduction) -> float:
+    """Return the mean square bead force per component over all frames of a map [n_beads, n_groups] zero outside the supports."""
+    problem = local_problem(reduction, products.supports)
+    rows = problem.rows(weights)
+    return _local_square(rows, products.local(problem).sum(axis=0)) / (3 * int(products.n_frames.sum()))
+
+
+def _local_square(rows: np.ndarray, products: np.ndarray) -> float:
+    return float(np.einsum("bi,bij,bj->b", rows, products, rows, optimize=True).mean())
+
+
+def _whole_square(rows: np.ndarray, products: np.ndarray) -> float:
+    return float(np.einsum("bi,bi->b", rows @ products, rows).mean())
 
 
 def choose_map(products: ForceProducts, reduction: Reduction, slice_score: float, config: ForceMapConfig) -> ChosenMap:
@@ -246,23 +318,23 @@ def choose_map(products: ForceProducts, reduction: Reduction, slice_score: float
     slice_score: mean square force per component of the slice map, for the report.
     """
     n_folds = products.n_folds
+    if config.kind == "slice":
+        return ChosenMap("slice", None, (reduction.slice,) * n_folds, reduction.slice.nnz, {"slice": slice_score}, "")
     uniform = csr_array(uniform_map(reduction))
-    every = [k for k in range(n_folds) if products.n_frames[k]]
-    scores = {"slice": slice_score, "uniform": mean_square(uniform, products, every)}
-    baseline = {"slice": reduction.slice, "uniform": csr_array(uniform @ reduction.groups)}
-    if config.kind in baseline:
-        weights = baseline[config.kind]
-        return ChosenMap(config.kind, None, (weights,) * n_folds, weights.nnz, scores, "")
+    scores = {"slice": slice_score, "uniform": mean_square(uniform, products, reduction)}
+    summed = csr_array(uniform @ reduction.groups)
+    if config.kind == "uniform":
+        return ChosenMap("uniform", None, (summed,) * n_folds, summed.nnz, scores, "")
     candidates = fit_maps(products, reduction, config)
     scores |= {candidate.kind: candidate.score for candidate in candidates}
     best = min(candidates, key=lambda candidate: candidate.score, default=None)
-    if best is None or best.ridge is None or best.score >= scores["uniform"]:
+    if best is None or best.score >= scores["uniform"]:
         reason = "too few frames to fit" if best is None else f"held-out score {best.score:.4g} is not below uniform's"
         note = f"{config.kind} refused: {reason}; fell back to uniform"
-        return ChosenMap("uniform", None, (baseline["uniform"],) * n_folds, baseline["uniform"].nnz, scores, note)
+        return ChosenMap("uniform", None, (summed,) * n_folds, summed.nnz, scores, note)
     maps = best.maps
     if not config.cross_fit:
-        maps = (fit_one(best.kind, best.ridge, products, reduction, every),) * n_folds
-    weights_per_bead = reduction.n_groups if best.kind == "optimal" else max(len(support) for support in products.supports)
+        maps = (fit_one(best.kind, best.ridge, products, reduction),) * n_folds
+    n_weights = reduction.n_groups if best.kind == "optimal" else max(map(len, products.supports))
     atom_maps = tuple(csr_array(rows @ reduction.groups) for rows in maps)
-    return ChosenMap(best.kind, best.ridge, atom_maps, weights_per_bead, scores, "")
+    return ChosenMap(best.kind, best.ridge, atom_maps, n_weights, scores, "")
