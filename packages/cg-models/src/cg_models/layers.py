@@ -1,5 +1,6 @@
 """Layers that every backbone uses, as plain functions of arrays and of a source of parameters."""
 
+import dataclasses
 from typing import Protocol
 
 import jax
@@ -7,9 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from cg_data.contracts import Array
+from cg_models.edges import Edges
+from cg_models.radial import bessel_basis
 
 SILU_GAIN = 1.6791767
 """1/sqrt of the mean of silu(x)^2 over a standard normal x: keeps the variance of activations at one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a network must know beside its own options: number of species, cutoff in angstrom, mean number of neighbours."""
+
+    n_species: int
+    cutoff_angstrom: float
+    avg_num_neighbors: float
 
 
 class Parameter(Protocol):
@@ -37,3 +49,19 @@ def mlp(parameter: Parameter, name: str, x: Array, hidden: int, n_hidden_layers:
     for layer in range(n_hidden_layers):
         x = silu(linear(parameter, f"{name}_{layer}", x, hidden))
     return linear(parameter, f"{name}_{n_hidden_layers}", x, width)
+
+
+def two_body(
+    parameter: Parameter, edges: Edges, species: Array, setting: Setting, num_radial: int, hidden: int, n_hidden_layers: int
+) -> Array:
+    """Return features of edges from their length and their two species, [..., hidden]; without the envelope.
+
+    Species enter the first layer through one-hot products, whose gradient needs no scatter.
+    """
+    one_hot = jax.nn.one_hot(species, setting.n_species, dtype=edges.lengths.dtype)
+    receiver = edges.of_receivers(one_hot @ parameter("species_receiver", (setting.n_species, hidden)))
+    sender = edges.of_senders(one_hot) @ parameter("species_sender", (setting.n_species, hidden))
+    # Brings the basis to unit variance over a ball; 4 is found numerically.
+    radial = bessel_basis(edges.lengths, num_radial, setting.cutoff_angstrom) * jnp.asarray(setting.cutoff_angstrom**1.5 / 4, one_hot.dtype)
+    x = (receiver + sender + linear(parameter, "radial", radial, hidden)) * jnp.asarray(1 / np.sqrt(3), one_hot.dtype)
+    return mlp(parameter, "two_body", silu(x), hidden, n_hidden_layers - 1, hidden)

@@ -1,7 +1,5 @@
 """What surrounds every network: edges in, energy scale and species offsets out, and haiku for the parameters."""
 
-import dataclasses
-
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -10,16 +8,8 @@ import numpy as np
 from cg_data.contracts import Array, BeadGraph
 from cg_models.config import ModelConfig
 from cg_models.edges import edges_of
+from cg_models.layers import Setting
 from cg_models.statistics import ModelStatistics
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What a network must know beside its own options: number of species, cutoff in angstrom, mean number of neighbours."""
-
-    n_species: int
-    cutoff_angstrom: float
-    avg_num_neighbors: float
 
 
 def backbone_transform(config: ModelConfig, n_species: int, statistics: ModelStatistics) -> hk.Transformed:

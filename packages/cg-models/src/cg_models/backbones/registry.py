@@ -7,8 +7,10 @@ from typing import Any
 
 from cg_data.configuration import Configuration
 from cg_data.errors import require
-from cg_models.backbones.allegro.config import SIZES as ALLEGRO_SIZES
-from cg_models.backbones.allegro.config import AllegroConfig
+from cg_models.backbones.allegro import config as allegro
+from cg_models.backbones.mace import config as mace
+from cg_models.backbones.painn import config as painn
+from cg_models.backbones.pair import config as pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,12 @@ class Backbone:
         return network
 
 
-BACKBONES = (Backbone(AllegroConfig, ALLEGRO_SIZES, lambda config: 1),)
+BACKBONES = (
+    Backbone(allegro.AllegroConfig, allegro.SIZES, reach=lambda config: 1),
+    Backbone(mace.MaceConfig, mace.SIZES, reach=lambda config: config.layers),
+    Backbone(painn.PainnConfig, painn.SIZES, reach=lambda config: config.layers),
+    Backbone(pair.PairConfig, pair.SIZES, reach=lambda config: 1),
+)
 
 
 def backbone_of(config: Any) -> Backbone:

@@ -1,6 +1,5 @@
 """Allegro as a function: geometry and species in, energies of beads out."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,9 +8,7 @@ from cg_models.backbones.allegro.config import AllegroConfig
 from cg_models.backbones.allegro.layers import environment, mix_channels, n_paths, plan_layers, product
 from cg_models.edges import Edges
 from cg_models.equivariant import harmonic_irreps, spherical_harmonics
-from cg_models.layers import Parameter, linear, mlp, silu
-from cg_models.radial import bessel_basis
-from cg_models.shell import Setting
+from cg_models.layers import Parameter, Setting, linear, mlp, silu, two_body
 
 RESIDUAL = 0.5
 """Weight of a layer's update against the latent it updates; together they keep the latent's variance."""
@@ -32,7 +29,7 @@ def bead_energies(parameter: Parameter, edges: Edges, species: Array, config: Al
     residual = jnp.asarray(1 / np.sqrt(1 + RESIDUAL**2), envelope.dtype)
     directions = spherical_harmonics(edges.directions, config.l_max)
 
-    latent = envelope * two_body(parameter, edges, species, config, setting)
+    latent = envelope * two_body(parameter, edges, species, setting, config.num_radial, hidden, config.mlp_n_layers)
     weights = linear(parameter, "embed", latent, degrees * channels)
     features = tensor(weights, directions, degrees, channels)
     for number, layer in enumerate(plan_layers(config.l_max, config.layers, config.parity)):
@@ -48,22 +45,6 @@ def bead_energies(parameter: Parameter, edges: Edges, species: Array, config: Al
         latent = (latent + RESIDUAL * update) * residual
     readout = linear(parameter, "readout", silu(linear(parameter, "readout_hidden", latent, hidden)), 1)
     return edges.sum(readout[..., 0]) * jnp.asarray(per_sqrt_neighbour, readout.dtype)
-
-
-def two_body(parameter: Parameter, edges: Edges, species: Array, config: AllegroConfig, setting: Setting) -> Array:
-    """Return the latent of edges from their length and their two species, [..., mlp_n_hidden].
-
-    Species enter the first layer through one-hot products, whose gradient needs no scatter.
-    """
-    hidden = config.mlp_n_hidden
-    one_hot = jax.nn.one_hot(species, setting.n_species, dtype=edges.lengths.dtype)
-    centre = edges.of_receivers(one_hot @ parameter("species_receiver", (setting.n_species, hidden)))
-    neighbour = edges.of_senders(one_hot) @ parameter("species_sender", (setting.n_species, hidden))
-    radial = bessel_basis(edges.lengths, config.num_radial, setting.cutoff_angstrom) * jnp.asarray(
-        setting.cutoff_angstrom**1.5 / 4, one_hot.dtype
-    )
-    x = (centre + neighbour + linear(parameter, "radial", radial, hidden)) * jnp.asarray(1 / np.sqrt(3), one_hot.dtype)
-    return mlp(parameter, "two_body", silu(x), hidden, config.mlp_n_layers - 1, hidden)
 
 
 def tensor(weights: Array, directions: Array, degrees: int, channels: int) -> Array:

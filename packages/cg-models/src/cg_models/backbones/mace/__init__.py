@@ -1,0 +1,1 @@
+"""MACE: message passing with many-body messages."""

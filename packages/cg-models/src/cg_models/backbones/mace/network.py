@@ -1,0 +1,76 @@
+"""MACE as a function: geometry and species in, energies of beads out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cg_data.contracts import Array
+from cg_models.backbones.mace.config import MaceConfig
+from cg_models.backbones.mace.layers import messages, mix, mix_by_species, polynomial_basis, symmetric_contraction
+from cg_models.edges import Edges
+from cg_models.equivariant import Irreps, harmonic_irreps, paths, spherical_harmonics
+from cg_models.layers import Parameter, Setting, linear, mlp, silu
+from cg_models.radial import bessel_basis
+
+
+def bead_energies(parameter: Parameter, edges: Edges, species: Array, config: MaceConfig, setting: Setting) -> Array:
+    """Return [n_beads] energies in units of the model's energy scale: the sum of the readouts of all layers.
+
+    Batatia et al., doi:10.48550/arXiv.2206.07697, eqs. 7-14, in the variant of mace-torch's RealAgnosticResidualInteractionBlock:
+    every layer has a self-connection with weights of the bead's species. Features are [n_beads, components, channels].
+    """
+    harmonics = harmonic_irreps(config.max_ell, config.parity)
+    hidden = harmonics[: config.hidden_l_max + 1]
+    dtype = edges.lengths.dtype
+    one_hot = jax.nn.one_hot(species, setting.n_species, dtype=dtype)
+    directions = spherical_harmonics(edges.directions, config.max_ell)
+    radial = bessel_basis(edges.lengths, config.num_radial, setting.cutoff_angstrom) * edges.envelope[..., None]
+
+    features = (one_hot @ parameter("embed", (setting.n_species, config.embed)))[:, None, :]
+    inputs: Irreps = hidden[:1]
+    energies = jnp.zeros(species.shape, dtype)
+    for layer in range(config.layers):
+        is_last = layer == config.layers - 1
+        outputs = hidden[:1] if is_last else hidden
+        features = interaction(parameter, layer, features, radial, directions, edges, species, inputs, outputs, config, setting)
+        inputs = outputs
+        if is_last:
+            scalars = silu(linear(parameter, "readout_hidden", features[:, 0], config.readout))
+            energies = energies + linear(parameter, "readout", scalars, 1)[:, 0]
+        else:
+            energies = energies + linear(parameter, f"readout_{layer}", features[:, 0], 1)[:, 0]
+    return energies
+
+
+def interaction(
+    parameter: Parameter,
+    layer: int,
+    features: Array,
+    radial: Array,
+    directions: Array,
+    edges: Edges,
+    species: Array,
+    inputs: Irreps,
+    outputs: Irreps,
+    config: MaceConfig,
+    setting: Setting,
+) -> Array:
+    """Return the features after one interaction, [n_beads, dim(inputs), c] -> [n_beads, dim(outputs), num_features]."""
+    channels, width = features.shape[-1], config.num_features
+    harmonics = harmonic_irreps(config.max_ell, config.parity)
+    one_hot = jax.nn.one_hot(species, setting.n_species, dtype=features.dtype)
+    kept = inputs[: len(outputs)]
+    from_inputs = features[:, : sum(irrep.dim for irrep in kept)]
+    connection = mix_by_species(parameter, f"skip_{layer}", from_inputs, species, setting.n_species, kept, width)
+    up = mix(parameter, f"up_{layer}", features, inputs, channels)
+    n_paths = len(paths(inputs, harmonics, harmonics))
+    weights = mlp(parameter, f"radial_{layer}", radial, config.mlp_n_hidden, config.mlp_n_layers, n_paths * channels)
+    weights = weights.reshape(*weights.shape[:-1], n_paths, channels)
+    message = messages(parameter, f"message_{layer}", up, weights, directions, edges, inputs, harmonics, width)
+    message = message * jnp.asarray(1 / setting.avg_num_neighbors, message.dtype)
+    count = sum(polynomial_basis(harmonics, outputs, config.correlation)[1])
+    by_species = parameter(f"product_{layer}", (setting.n_species, count, width), scale=float(1 / np.sqrt(count)))
+    product = symmetric_contraction(message, jnp.tensordot(one_hot, by_species, 1), harmonics, outputs, config.correlation)
+    product = mix(parameter, f"product_mix_{layer}", product, outputs, width)
+    added = sum(irrep.dim for irrep in kept)
+    return product.at[:, :added].add(connection) if added < product.shape[1] else product + connection

@@ -1,0 +1,1 @@
+"""PaiNN: polarizable atom interaction network, scalars and vectors."""

@@ -1,0 +1,1 @@
+"""Pair: a sum over pairs, the honest small baseline."""
