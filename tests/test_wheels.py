@@ -1,6 +1,7 @@
 """Each package is built, installed alone in an empty environment, and used there as its README says."""
 
 import email
+import os
 import re
 import sys
 import tomllib
@@ -27,12 +28,15 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def first_python_block(package: str) -> str:
-    """Return the first Python example of a package's README."""
+def smallest_example(package: str) -> tuple[list[str], str]:
+    """Return the commands and the Python code of a README's section on the smallest example."""
     text = (ROOT / "packages" / package / "README.md").read_text()
-    block = re.search(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    section = re.search(r"^## [^\n]*example[^\n]*$(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE | re.IGNORECASE)
+    assert section, f"packages/{package}/README.md has no section on its smallest example"
+    commands = re.findall(rf"^(?:    )?({package} .+)$", section.group(1), re.MULTILINE)
+    block = re.search(r"^```python\n(.*?)^```$", section.group(1), re.DOTALL | re.MULTILINE)
     assert block, f"packages/{package}/README.md shows no ```python example"
-    return block.group(1)
+    return commands, block.group(1)
 
 
 def install_alone(package: str, wheels: dict[str, Path], folder: Path) -> Path:
@@ -61,12 +65,16 @@ def test_wheel_installs_alone_and_its_help_and_readme_example_work(package: str,
     version = run([environment / "bin" / package, "--version"], cwd=tmp_path).stdout
     assert project(package)["project"]["version"] in version
 
+    # The example speaks of the repository's data and of the package's own tests' data; it sees nothing else of the tree.
     workplace = tmp_path / "workplace"
     workplace.mkdir()
-    example = workplace / "example.py"
-    example.write_text(first_python_block(package))
-    environment_variables = {"JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg"}
-    run([environment / "bin" / "python", example], cwd=workplace, environment=environment_variables, timeout=180)
+    (workplace / "examples").symlink_to(ROOT / "examples")
+    (workplace / "tests").symlink_to(ROOT / "packages" / package / "tests")
+    commands, code = smallest_example(package)
+    (workplace / "example.py").write_text(code)
+    variables = {"JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg", "PATH": f"{environment / 'bin'}:{os.environ['PATH']}"}
+    for command in (*commands, "python example.py"):
+        run(["bash", "-c", command], cwd=workplace, environment=variables, timeout=180)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
