@@ -103,9 +103,8 @@ def main() -> None:
         print(f"bare h5py read           {read:8.1f} s  {megabytes / read:7.0f} MB/s")
         for kind in ("slice", "optimal"):
             seconds, peak = prepare([path], folder / kind, f"force_map.kind={kind}")
-            print(
-                f"prepare, {kind:15s} {seconds:8.1f} s  {megabytes / seconds:7.0f} MB/s  {read / seconds:5.2f} of the read  peak {peak:.0f} MB"
-            )
+            speed = f"{megabytes / seconds:7.0f} MB/s  {read / seconds:5.2f} of the read"
+            print(f"prepare, {kind:15s} {seconds:8.1f} s  {speed}  peak {peak:.0f} MB", flush=True)
         if arguments.workers > 1:
             files = []
             for i in range(2 * arguments.workers):
@@ -113,9 +112,8 @@ def main() -> None:
                 write_domain(files[-1], f"{i}bigA00", arguments.atoms, arguments.trajectories, arguments.frames)
             alone, _ = prepare(files, folder / "alone")
             together, _ = prepare(files, folder / "together", f"workers={arguments.workers}")
-            print(
-                f"{len(files)} domains: {alone:.1f} s alone, {together:.1f} s with {arguments.workers} workers: {alone / together:.2f} times"
-            )
+            workers = f"{together:.1f} s with {arguments.workers} workers"
+            print(f"{len(files)} domains: {alone:.1f} s alone, {workers}: {alone / together:.2f} times")
 
 
 if __name__ == "__main__":

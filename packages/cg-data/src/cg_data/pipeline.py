@@ -51,16 +51,21 @@ def prepare(config: PrepareConfig, output: Path | str) -> Dataset:
     start, count = config.share
     require(0 <= start < count, f"share {start},{count}: expected index,count with 0 <= index < count")
     errors = _prepare_files(files[start::count], config, output)
-    nothing = not any((output / "domains").glob("[!.]*/domain.json"))
-    if nothing and created:
-        shutil.rmtree(output)
-    if nothing and len(errors) == 1:
-        raise UserError(errors[0])
+    if count == 1 and not any((output / "domains").glob("[!.]*/domain.json")):
+        if created:
+            shutil.rmtree(output)
+        raise _nothing_prepared(errors)
     for error in errors:
         logger.error("%s", error)
-    require(not nothing or not errors, f"none of the {len(errors)} inputs can be used; each has its reason above")
-    require(not nothing, f"{output}: no domain of the inputs is asked for; change select")
     return merge(output)
+
+
+def _nothing_prepared(errors: list[str]) -> UserError:
+    if len(errors) == 1:
+        return UserError(errors[0])
+    for error in errors:
+        logger.error("%s", error)
+    return UserError(f"none of the {len(errors)} inputs can be used; each has its reason above" if errors else "select: no domain is left")
 
 
 def merge(output: Path | str) -> Dataset:
@@ -68,10 +73,10 @@ def merge(output: Path | str) -> Dataset:
     output = Path(output)
     require((output / "config.yaml").is_file(), f"{output}: no config.yaml; expected the output folder of cg-data prepare")
     config = PrepareConfig.load(output / "config.yaml")
-    refused = {}
-    for file in sorted((output / "refused").glob("*.txt")):
-        refused[file.stem] = file.read_text().strip()
-    write_index(output, species_names_of(config.mapping), config.mapping.beads, options_of(config), refused)
+    # Held while the folders are read and the index is written: of several writers, the last one sees all domains.
+    with _lock(output, "index"):
+        refused = {file.stem: file.read_text().strip() for file in sorted((output / "refused").glob("*.txt"))}
+        write_index(output, species_names_of(config.mapping), config.mapping.beads, options_of(config), refused)
     return open_dataset(output)
 
 
@@ -112,7 +117,9 @@ def _claim(output: Path, config: PrepareConfig) -> None:
         if difference:
             raise UserError(f"{output}: was prepared with other options ({difference}): choose another folder, or the same options")
         return
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    # Another share may be making the folder at this moment: its first visible file is config.yaml.
+    visible = {path.name for path in output.glob("[!.]*")} if output.is_dir() else set()
+    if output.is_file() or (visible and "config.yaml" not in visible):
         raise UserError(f"{output}: already exists and is no dataset folder: choose another or remove it")
     # Where a share of an array is prepared, its number is not an option of the data set.
     config.model_copy(update={"share": (0, 1)}).save(saved)
@@ -219,13 +226,13 @@ def _fingerprint(file: Path, domain: str, config: PrepareConfig) -> str:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path, domain: str) -> Iterator[None]:
-    """Hold the domain against other processes; what a killed one left half-written is removed."""
+def _lock(folder: Path, name: str) -> Iterator[None]:
+    """Hold a name (a domain, or the index) against other processes; what a killed one left half-written is removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f".{domain}.lock"
+    path = folder / f".{name}.lock"
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        for left in folder.glob(f".{domain}.*"):
+        for left in folder.glob(f".{name}.*"):
             if left.suffix in (".tmp", ".old"):
                 shutil.rmtree(left, ignore_errors=True)
         try:
