@@ -1,0 +1,153 @@
+"""From a bundle to a simulation folder to a comparison, and through the command line."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cg_data.contracts import BeadFrames
+from cg_data.errors import UserError
+from cg_eval.cli import app
+from cg_eval.compare import CompareConfig, compare_distributions, reference_frames, split_in_halves
+from cg_eval.simulate import SimulateConfig, dataset_start, load_simulation, simulate
+from cg_eval.trajectory_files import read_dcd, write_dcd, write_pdb
+
+CONFIG = SimulateConfig(n_replicas=3, n_steps=200, save_every_steps=20, temperature_kelvin=300.0, part="prior")
+
+
+@pytest.fixture(scope="module")
+def simulation(prior_bundle, dataset):
+    return simulate(prior_bundle, dataset_start(prior_bundle, dataset, "one", CONFIG), CONFIG)
+
+
+def test_a_simulation_starts_at_frames_of_the_data_set_and_says_how_it_ran(simulation, dataset):
+    start = np.asarray(dataset.frames("one").positions[0])
+    np.testing.assert_allclose(simulation.positions[0, 0], start - start.mean(axis=0), atol=1e-5)
+    assert simulation.positions.shape == (11, 3, 8, 3)
+    assert simulation.time_ps[-1] == pytest.approx(2.0)
+    for text in ("3 replicas of 8 beads", "friction 1/ps", "300 K", "time step 10 fs"):
+        assert text in simulation.table()
+
+
+def test_a_saved_simulation_is_read_back_as_it_was(simulation, tmp_path):
+    simulation.save(tmp_path / "run")
+    back = load_simulation(tmp_path / "run")
+    for field in dataclasses.fields(simulation):
+        np.testing.assert_array_equal(getattr(back, field.name), getattr(simulation, field.name))
+
+
+def test_files_of_a_simulation_hold_the_positions_in_standard_formats(simulation, tmp_path):
+    simulation.save(tmp_path / "run")
+    positions, interval = read_dcd(tmp_path / "run/replica_001.dcd")
+    np.testing.assert_array_equal(positions, simulation.positions[:, 1])
+    assert interval == pytest.approx(0.2, rel=1e-5)
+    atoms = [line for line in (tmp_path / "run/topology.pdb").read_text().splitlines() if line.startswith("ATOM")]
+    assert [line[17:20] for line in atoms] == list(simulation.residue_names)
+    assert float(atoms[3][30:38]) == pytest.approx(simulation.positions[0, 0, 3, 0], abs=1e-3)
+    assert json.loads((tmp_path / "run/summary.json").read_text())["n_replicas"] == 3
+
+
+def test_a_pdb_connects_segments_only(tmp_path):
+    write_pdb(tmp_path / "two.pdb", np.zeros((4, 3)), ["ALA"] * 4, np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1]))
+    text = (tmp_path / "two.pdb").read_text()
+    assert [line for line in text.splitlines() if line.startswith("CONECT")] == ["CONECT    1    2", "CONECT    3    4"]
+    assert " A   1" in text
+    assert " B   2" in text
+
+
+def test_a_truncated_dcd_is_refused(tmp_path):
+    write_dcd(tmp_path / "x.dcd", np.zeros((3, 5, 3)), 0.1)
+    data = (tmp_path / "x.dcd").read_bytes()
+    (tmp_path / "x.dcd").write_bytes(data[:-10])
+    with pytest.raises(UserError, match="truncated"):
+        read_dcd(tmp_path / "x.dcd")
+
+
+def test_a_folder_without_a_simulation_is_refused(tmp_path):
+    with pytest.raises(UserError, match="expected the output folder of cg-eval simulate"):
+        load_simulation(tmp_path)
+
+
+def chain_frames(bond, n_frames=200, seed=0, temperature=300.0, n_trajectories=4):
+    """Random chains whose bonds have the given mean and a spread of 0.1 A."""
+    generator = np.random.default_rng(seed)
+    steps = generator.normal(size=(n_frames, 9, 3)) + np.array([1.5, 0, 0])
+    steps *= generator.normal(bond, 0.1, size=(n_frames, 9, 1)) / np.linalg.norm(steps, axis=-1, keepdims=True)
+    return BeadFrames(
+        positions=np.concatenate([np.zeros((n_frames, 1, 3)), np.cumsum(steps, axis=1)], axis=1).astype(np.float32),
+        forces=None,
+        species=np.zeros(10, np.int32),
+        residue_index=np.arange(10, dtype=np.int32),
+        chain_index=np.zeros(10, np.int32),
+        temperature=np.full(n_frames, temperature, np.float32),
+        trajectory=np.repeat(np.arange(n_trajectories), n_frames // n_trajectories).astype(np.int32),
+    )
+
+
+def test_samples_of_one_distribution_diverge_no_more_than_the_halves_of_the_reference():
+    result = compare_distributions(chain_frames(3.8, seed=1), chain_frames(3.8, seed=2), CompareConfig(n_resamples=50))
+    for name in ("bond", "angle", "dihedral"):
+        assert result[name].divergence.estimate < 1.5 * result[name].noise + 0.005
+        assert result[name].overlap > 0.85
+
+
+def test_a_shift_of_bond_lengths_is_seen_in_bonds_and_not_in_angles():
+    result = compare_distributions(chain_frames(4.1, seed=1), chain_frames(3.8, seed=2), CompareConfig(n_resamples=50))
+    bond = result["bond"]
+    assert bond.divergence.low > 10 * bond.noise
+    assert bond.wasserstein == pytest.approx(0.3, abs=0.02)
+    assert bond.model_mean - bond.reference_mean == pytest.approx(0.3, abs=0.02)
+    assert result["angle"].divergence.estimate < 2 * result["angle"].noise + 0.005
+
+
+def test_halves_of_the_reference_are_whole_trajectories_where_there_are_several():
+    halves = split_in_halves(np.array([0, 0, 1, 1, 2, 2]))
+    assert halves.tolist() == [True, True, False, False, True, True]
+    assert split_in_halves(np.zeros(4, int)).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("model", "reference", "message"),
+    [
+        (chain_frames(3.8, 0), chain_frames(3.8), "no frame inside the physical range"),
+        (chain_frames(3.8, temperature=350.0), chain_frames(3.8), "simulate at the reference's temperature"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(model, reference, message):
+    with pytest.raises(UserError, match=message):
+        compare_distributions(model, reference)
+
+
+def test_reference_frames_are_of_the_temperature_asked_for_or_refused(dataset):
+    assert reference_frames(dataset, "one", 300.0).n_frames == 80
+    with pytest.raises(UserError, match="only at 300 K"):
+        reference_frames(dataset, "one", 320.0)
+
+
+def test_the_command_line_goes_from_a_bundle_to_a_comparison(bundle_folder, dataset, tmp_path):
+    def call(*arguments):
+        result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    options = ["n_steps=200", "save_every_steps=20", "n_replicas=2", "temperature_kelvin=300", "part=prior"]
+    assert "MSE" in call("forces", bundle_folder, dataset.path, "-o", tmp_path / "forces", "--part", "prior", "n_resamples=50")
+    assert "2 replicas" in call("simulate", bundle_folder, dataset.path, "-o", tmp_path / "md", "--domain", "one", *options)
+    assert "JS noise" in call("compare", tmp_path / "md", dataset.path, "-o", tmp_path / "comparison", "after_ps=0.5")
+    for name in (
+        "forces/forces.csv",
+        "md/one/simulation.h5",
+        "md/one/config.yaml",
+        "md/one/simulation.png",
+        "comparison/one/distributions.png",
+    ):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_an_unknown_option_is_refused_with_a_suggestion(bundle_folder, dataset, tmp_path):
+    with pytest.raises(UserError, match="did you mean 'n_steps'"):
+        CliRunner().invoke(
+            app, ["simulate", str(bundle_folder), str(dataset.path), "-o", str(tmp_path / "md"), "nsteps=3"], catch_exceptions=False
+        )
