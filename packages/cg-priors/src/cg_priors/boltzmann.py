@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cg_data.units import thermal_energy
+from cg_priors.divergence import coarse
 from cg_priors.histogram import sampled_range
 from cg_priors.linear import Confinement, LinearBasis, Row
 
@@ -20,9 +21,8 @@ Objective = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
 
 PENALTY = 1e-3
 """Weight of the squared shortfalls of slope, (kcal/mol per unit)^-2, against the likelihood per sample."""
-COEFFICIENT_SCALE = 20.0
+COEFFICIENT_SCALE = 50.0
 """Prior width of a coefficient, kcal/mol; weighs as much as one observation."""
-HISTOGRAM_BINS = 72
 ROUGHNESS = 1e-4
 """Weight of squared second differences of spline coefficients: decides only where data are silent."""
 
@@ -52,10 +52,8 @@ def fit_linear(
     if estimate == "kde":
         x, density = centres, smoothed_density(term, counts, centres, bandwidth)
     else:
-        size = max(1, len(centres) // HISTOGRAM_BINS)
-        kept = len(centres) // size * size
-        x = centres[:kept].reshape(-1, size).mean(1)
-        density = counts[:kept].reshape(-1, size).sum(1) / jacobian(term, x)
+        density, x = coarse(term, counts, centres)
+        density = density / jacobian(term, x)
     inside = (x >= low) & (x <= high) & (density > 0)
     energy = -thermal_energy(temperature_kelvin) * np.log(density[inside])
     c = least_squares(basis, x[inside], energy - energy.min(), confinement)

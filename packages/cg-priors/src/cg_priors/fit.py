@@ -28,7 +28,7 @@ def fit(frames: Sequence[BeadFrames], config: PriorConfig, species_names: Sequen
     lack the forces that the method needs.
     """
     first, *others = [
-        fit_at(_at_temperature(frames, temperature), config, tuple(species_names), temperature)[0]
+        fit_at(at_temperature(frames, temperature), config, tuple(species_names), temperature)[0]
         for temperature in chosen_temperatures(frames, config)
     ]
     prior = dataclasses.replace(first, others=tuple(others))
@@ -75,7 +75,8 @@ def chosen_temperatures(frames: Sequence[BeadFrames], config: PriorConfig) -> tu
     return wanted
 
 
-def _at_temperature(frames: Sequence[BeadFrames], temperature: float) -> list[BeadFrames]:
+def at_temperature(frames: Sequence[BeadFrames], temperature: float) -> list[BeadFrames]:
+    """Return the frames at one temperature, without domains that have none."""
     selected = []
     for item in frames:
         mine = np.flatnonzero(np.abs(np.asarray(item.temperature) - temperature) < SAME_TEMPERATURE_KELVIN)

@@ -188,7 +188,7 @@ def _solve(normal: Normal, ridge: float, demands: Confinement) -> np.ndarray:
     gram, moment, power, number = normal
     size = np.maximum(np.diag(gram), 1e-12 * np.diag(gram).max())
     # Coefficients that forces leave open stay small, by the same Gaussian as in the likelihood, with the forces' own noise.
-    shrinkage = float(power / number) / COEFFICIENT_SCALE**2
+    shrinkage = float(power) / float(number) / COEFFICIENT_SCALE**2
     hessian = (gram + np.diag(ridge * size + shrinkage)) / number
     target = moment / number
     start = np.linalg.solve(hessian + 1e-12 * np.diag(np.diag(hessian)), target)
@@ -217,7 +217,7 @@ def _choose_ridge(normal: Normal, demands: Confinement, folds: int = 5) -> float
             held = np.arange(n_blocks) % folds == fold
             fitted = _solve(_sum(normal, ~held if n_blocks > 1 else held), ridge, demands)
             part = _sum(normal, held)
-            error += _mean_square(part, fitted) * part[3]
+            error += _mean_square(part, fitted) * float(part[3])
         errors.append(error)
     return RIDGES[int(np.argmin(errors))]
 

@@ -14,7 +14,7 @@ from cg_priors.config import PriorConfig
 from cg_priors.energy import prior_energy
 from cg_priors.force_frames import ForceFrames, force_frames
 from cg_priors.forms import FORMS
-from cg_priors.linear import LARGEST_WALL_SLOPE, LEAST_WALL_SLOPE, WALL_STIFFNESS
+from cg_priors.linear import least_slope
 from cg_priors.parameters import BONDED, PriorParameters, Term
 from cg_priors.validate import AXES
 
@@ -141,7 +141,7 @@ def _wall_shortfall(prior: PriorParameters, arrays: dict[str, dict[str, Array]])
             x = jnp.asarray(np.concatenate([below, above]))
             direction = np.repeat([-1.0, 1.0], 60)
             away = np.concatenate([low - below, above - high])
-            least = np.minimum(LEAST_WALL_SLOPE + WALL_STIFFNESS[name] * away, LARGEST_WALL_SLOPE[name])
+            least = least_slope(name, away)
             formula = FORMS[term.form].formula
             slope = jax.grad(lambda at, p=p, formula=formula, term=term: formula(at, p, term.settings).sum())(x)
             total = total + WALL_WEIGHT * (jnp.maximum(0, least - direction * slope) ** 2).mean()

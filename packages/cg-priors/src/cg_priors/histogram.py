@@ -19,8 +19,8 @@ RANGES = {
     "bond": (2.0, 6.0, 1600),
     "angle": (0.0, np.pi, 720),
     "dihedral": (-np.pi, np.pi, 720),
-    "repulsion": (0.0, 10.0, 1000),
-    "excluded_volume": (0.0, 10.0, 1000),
+    "repulsion": (0.0, 10.0, 800),
+    "excluded_volume": (0.0, 10.0, 800),
 }
 """Lowest value, highest value, bins of each coordinate; angstrom and radian."""
 CHUNK_COORDINATES = 1_000_000

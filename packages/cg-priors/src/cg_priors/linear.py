@@ -45,10 +45,17 @@ def unconfined(m: int) -> Confinement:
     return Confinement(np.zeros((0, m)), np.zeros(0))
 
 
-LEAST_WALL_SLOPE = 2.0
-WALL_STIFFNESS = {"bond": 60.0, "angle": 60.0}
-LARGEST_WALL_SLOPE = {"bond": 60.0, "angle": 25.0}
-"""The outward slope must be at least LEAST + STIFFNESS x distance from the sampled range, up to LARGEST; kcal/mol per unit."""
+LEAST_WALL_SLOPE = 1.0
+WALL_GROWTH = {"bond": 200.0, "angle": 60.0}
+LARGEST_WALL_SLOPE = {"bond": 60.0, "angle": 15.0}
+
+
+def least_slope(term: str, away: np.ndarray) -> np.ndarray:
+    """Return the smallest outward slope allowed at a distance from the sampled range, kcal/mol per unit.
+
+    It grows as the square of the distance, so that it asks little where data are merely thin, and levels off.
+    """
+    return np.minimum(LEAST_WALL_SLOPE + WALL_GROWTH[term] * away**2, LARGEST_WALL_SLOPE[term])
 
 
 def walls(term: str, slopes: Callable[[np.ndarray], np.ndarray], low: float, high: float, lowest: float, highest: float) -> Confinement:
@@ -58,5 +65,4 @@ def walls(term: str, slopes: Callable[[np.ndarray], np.ndarray], low: float, hig
     above = np.arange(high, highest, spacing)
     direction = np.concatenate([-np.ones(len(below)), np.ones(len(above))])
     away = np.concatenate([low - below, above - high])
-    least = np.minimum(LEAST_WALL_SLOPE + WALL_STIFFNESS[term] * away, LARGEST_WALL_SLOPE[term])
-    return Confinement(direction[:, None] * slopes(np.concatenate([below, above])), least)
+    return Confinement(direction[:, None] * slopes(np.concatenate([below, above])), least_slope(term, away))

@@ -1,0 +1,34 @@
+"""How far two distributions of one coordinate are apart."""
+
+import numpy as np
+
+from cg_data.units import thermal_energy
+
+COARSE_BINS = {"bond": 200, "angle": 90, "dihedral": 90, "repulsion": 80, "excluded_volume": 80}
+"""Bins over the whole range of each coordinate (`histogram.RANGES`) in which divergences are taken: 0.02 angstrom for bonds, 2
+degrees for angles, 4 for dihedrals, 0.125 angstrom for pairs."""
+
+
+def coarse(term: str, counts: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return counts summed to the term's `COARSE_BINS`, and their centres; [n_bins] -> [n_coarse]."""
+    bins = COARSE_BINS[term]
+    return counts.reshape(bins, -1).sum(1), x.reshape(bins, -1).mean(1)
+
+
+def js_divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """Return the Jensen-Shannon divergence of two histograms on the same bins, natural logarithm, in [0, ln 2]."""
+    p, q = p / p.sum(), q / q.sum()
+    middle = 0.5 * (p + q)
+
+    def relative(part: np.ndarray) -> float:
+        some = part > 0
+        return float((part[some] * np.log(part[some] / middle[some])).sum())
+
+    return 0.5 * relative(p) + 0.5 * relative(q)
+
+
+def boltzmann_probabilities(energy: np.ndarray, weights: np.ndarray, temperature_kelvin: float) -> np.ndarray:
+    """Return the probability of each bin under an energy, kcal/mol, and a Jacobian; sums to 1."""
+    exponents = -energy / thermal_energy(temperature_kelvin) + np.log(np.maximum(weights, 1e-300))
+    p = np.exp(exponents - exponents.max())
+    return p / p.sum()
