@@ -95,7 +95,7 @@ def test_langevin_keeps_the_chain_and_the_temperature(write: Write, chain_system
     bonds = np.linalg.norm(np.diff(positions, axis=1), axis=-1)
     assert bonds.min() > 3.0
     assert bonds.max() < 4.8
-    # 100 ps at a friction of 1/ps leaves about 5 % of statistical error for 30 degrees of freedom.
+    # 100 ps leave about 5 % of statistical error.
     assert run.thermo["Temp"][20:].mean() == pytest.approx(320.0, rel=0.15)
 
 

@@ -30,6 +30,7 @@ from cg_export.lower import (
 )
 from cg_export.manifest import FORMAT_VERSION, Manifest, ModuleSpec, Reference, read_manifest, write_manifest
 from cg_models.bundle import Bundle
+from cg_priors.parameters import BONDED
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def export_artifact(
             precision=precision,
             cutoff_angstrom=bundle.cutoff_angstrom,
             receptive_field_angstrom=bundle.receptive_field_angstrom,
-            needs_topology=part != "backbone" and bundle.prior is not None,
+            needs_topology=part != "backbone" and bundle.prior is not None and any(name in BONDED for name in bundle.prior.terms),
             species_names=list(bundle.species_names),
             masses_amu=[RESIDUE_MASSES_AMU[name] for name in bundle.species_names],
             temperature_kelvin=None if bundle.prior is None else float(bundle.prior.temperature_kelvin),
@@ -112,8 +113,8 @@ def export_artifact(
             reference=_reference(bundle, part),
         )
         write_manifest(aside, manifest)
-        self_test(aside)
-    logger.info("wrote %s: %d modules, self-test passed", output, len(modules) + 1)
+        errors = self_test(aside)
+    logger.info("wrote %s; self-test against the bundle: energies %.1e, forces %.1e (relative)", output, errors.energy, errors.force)
     return manifest
 
 

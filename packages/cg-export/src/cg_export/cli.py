@@ -32,14 +32,12 @@ def stablehlo(
     require(precision in ("float32", "float64"), f"--precision: expected float32 or float64, received {precision!r}")
     require(part in ("full", "backbone", "prior"), f"--part: expected full, backbone or prior, received {part!r}")
     _use_x64()
-    from cg_export.artifact import export_artifact, self_test
+    from cg_export.artifact import export_artifact
     from cg_models.bundle import load_bundle
 
     manifest = export_artifact(load_bundle(bundle), output, precision, part)  # type: ignore[arg-type]
-    errors = self_test(output)
     what = f"{manifest.part} energy in {manifest.precision}, cutoff {manifest.cutoff_angstrom:g} A"
     typer.echo(f"{output}: {what}, {len(manifest.modules)} static modules")
-    typer.echo(f"self-test against the bundle: energies {errors.energy:.1e}, forces {errors.force:.1e} (relative, reference frame)")
 
 
 @app.command("build-plugin", epilog="Example: cg-export build-plugin --lammps-include ~/lammps/src -f -DLAMMPS_BIGBIG")
@@ -75,6 +73,7 @@ def lammps(
     from cg_export.lammps.input import LammpsConfig
 
     settings = LammpsConfig.load(config, overrides or [])
+    require(model.is_dir(), f"{model}: no such folder: give a bundle or an artifact")
     systems = _systems(pdb or [], dataset, domain or [], frame)
     _use_x64()
     from cg_export.lammps.write import write_lammps

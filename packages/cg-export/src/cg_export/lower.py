@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from cg_data.contracts import Array, BeadGraph
+from cg_data.contracts import Array, BeadGraph, Params
 from cg_export.lammps.runtime import ARGUMENTS, N_COUNTS, shapes
 from cg_export.manifest import ArraySpec
 from cg_models.forces import energy_and_forces
@@ -84,7 +84,7 @@ def local_function(energy: GraphEnergy) -> Callable[..., tuple[Array, Array]]:
             dihedral_mask=first(counts[5], dihedrals),
         )
 
-        def local_energy(_: Any, graph: BeadGraph) -> Array:
+        def local_energy(params: Params, graph: BeadGraph) -> Array:
             return jnp.where(is_local, energy(graph), 0.0)
 
         energies, forces = energy_and_forces(local_energy)({}, graph)
@@ -113,7 +113,7 @@ def graph_arguments(graph: BeadGraph) -> dict[str, np.ndarray]:
 
 def pad_arguments(arguments: Mapping[str, np.ndarray], budget: Budget) -> dict[str, np.ndarray]:
     """Return the arguments padded with zeros to a budget that holds them."""
-    padded = {}
+    padded: dict[str, np.ndarray] = {}
     for name, (shape, dtype) in shapes(*dataclasses.astuple(budget)).items():
         if name in arguments:
             padded[name] = np.zeros(shape, dtype)
@@ -130,7 +130,7 @@ def jitted_function(energy: GraphEnergy) -> Any:
 def export_polymorphic(function: Any) -> export.Exported:
     """Return one export of a `jitted_function` for all sizes, for CPU and CUDA; needs x64 switched on."""
     names = [field.name for field in dataclasses.fields(Budget)]
-    sizes = export.symbolic_shape(", ".join(names), constraints=[f"{name} >= 1" for name in names])
+    sizes: Any = export.symbolic_shape(", ".join(names), constraints=[f"{name} >= 1" for name in names])
     specs = shapes(*sizes)
     return export.export(function, platforms=["cpu", "cuda"])(*[jax.ShapeDtypeStruct(*specs[name]) for name in ARGUMENTS])
 

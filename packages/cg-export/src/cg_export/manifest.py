@@ -108,7 +108,8 @@ def read_manifest(folder: Path | str) -> Manifest:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error}): export the artifact again") from None
     version = values.get("format_version") if isinstance(values, dict) else None
-    require(isinstance(version, int), f"{path}: expected the manifest of an artifact, found no format_version: export the artifact again")
+    if not isinstance(version, int):
+        raise UserError(f"{path}: expected the manifest of an artifact, found no format_version: export the artifact again")
     require(
         version <= FORMAT_VERSION,
         f"{path}: artifact format {version} is newer than {FORMAT_VERSION}, the newest known here: update cg-export",

@@ -19,23 +19,23 @@ class LammpsConfig(Configuration):
 
     ensemble: Literal["langevin", "nve"] = "langevin"
     temperature_kelvin: float | None = pydantic.Field(
-        None, gt=0, description="of the thermostat and the first velocities; the model's where null"
+        default=None, gt=0, description="of the thermostat and the first velocities; the model's where null"
     )
-    timestep_femtoseconds: float = pydantic.Field(4.0, gt=0)
-    damping_femtoseconds: float = pydantic.Field(1000.0, gt=0, description="relaxation time of the Langevin thermostat")
-    steps: int = pydantic.Field(100_000, ge=0)
-    minimise_steps: int = pydantic.Field(0, ge=0, description="of conjugate gradient before the dynamics")
-    thermo_every: int = pydantic.Field(1000, gt=0)
-    dump_every: int = pydantic.Field(1000, gt=0)
-    restart_every: int = pydantic.Field(0, ge=0, description="0 writes no restart files while running")
-    seed: int = pydantic.Field(20260101, gt=0, lt=900_000_000)
-    copies: int = pydantic.Field(1, gt=0, description="of each structure, on a grid")
-    copy_spacing_angstrom: float = pydantic.Field(20.0, gt=0)
-    box_angstrom: float | None = pydantic.Field(None, gt=0, description="edge of a periodic cube; free space where null")
-    skin_angstrom: float = pydantic.Field(2.0, gt=0)
+    timestep_femtoseconds: float = pydantic.Field(default=4.0, gt=0)
+    damping_femtoseconds: float = pydantic.Field(default=1000.0, gt=0, description="relaxation time of the Langevin thermostat")
+    steps: int = pydantic.Field(default=100_000, ge=0)
+    minimise_steps: int = pydantic.Field(default=0, ge=0, description="of conjugate gradient before the dynamics")
+    thermo_every: int = pydantic.Field(default=1000, gt=0)
+    dump_every: int = pydantic.Field(default=1000, gt=0)
+    restart_every: int = pydantic.Field(default=0, ge=0, description="0 writes no restart files while running")
+    seed: int = pydantic.Field(default=20260101, gt=0, lt=900_000_000)
+    copies: int = pydantic.Field(default=1, gt=0, description="of each structure, on a grid")
+    copy_spacing_angstrom: float = pydantic.Field(default=20.0, gt=0)
+    box_angstrom: float | None = pydantic.Field(default=None, gt=0, description="edge of a periodic cube; free space where null")
+    skin_angstrom: float = pydantic.Field(default=2.0, gt=0)
     runtime: Literal["python"] = "python"
-    ranks: int = pydantic.Field(1, gt=0, description="MPI ranks in run.sbatch")
-    slurm_hours: int = pydantic.Field(24, gt=0)
+    ranks: int = pydantic.Field(default=1, gt=0, description="MPI ranks in run.sbatch")
+    slurm_hours: int = pydantic.Field(default=24, gt=0)
 
 
 def input_file(config: LammpsConfig, manifest: Manifest, plugin: Path, has: dict[str, bool]) -> str:

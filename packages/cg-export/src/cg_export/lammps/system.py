@@ -104,7 +104,8 @@ def combine(systems: Sequence[System], spacing_angstrom: float) -> System:
     extent = max(float(np.ptp(system.positions, axis=0).max()) for system in systems)
     per_side = math.ceil(len(systems) ** (1 / 3) - 1e-9)
     places = np.array([(i, j, k) for i in range(per_side) for j in range(per_side) for k in range(per_side)], float)
-    positions, chains, residues, names = [], [], [], []
+    positions, chains, residues = [], [], []
+    names: list[str] = []
     next_chain = 0
     for system, place in zip(systems, places, strict=False):
         centre = (system.positions.max(axis=0) + system.positions.min(axis=0)) / 2

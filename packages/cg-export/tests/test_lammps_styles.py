@@ -1,0 +1,125 @@
+"""The pair style among LAMMPS's other features: pressure, hybrid/overlay, restart files, copies, far-reaching energies."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cg_data.contracts import Array, BeadGraph
+from cg_export.artifact import Artifact, Errors, compare, export_artifact
+from cg_export.lammps.run import read_dump, run_lammps
+from cg_export.lammps.system import System
+from cg_export.parity import lammps_forces
+from cg_models.bundle import Bundle
+
+TOLERANCE = 1e-6
+RUN = "run             ${steps}\n"
+VIRIAL_UNIT = 68568.415
+"""atmospheres in one kcal/mol/angstrom^3, LAMMPS's nktv2p of `units real`."""
+
+
+def test_pressure_is_the_derivative_of_the_energy_by_the_volume(write: Callable[..., Path], chain_system: Callable[..., System]) -> None:
+    # Two segments across the boundary of a periodic box; every bead and the box are scaled by 1 + s.
+    system = chain_system([12, 9], seed=6)
+    step, edge = 1e-3, 60.0
+    factors = (1 - step, (1 + step) / (1 - step), 1 / (1 + step))
+    scales = "".join(f"change_box all x scale {f} y scale {f} z scale {f} remap\nrun 0\n" for f in factors)
+    commands = "compute virial all pressure NULL virial\nthermo_style custom step pe c_virial\ndisplace_atoms all move 30 30 30\n" + scales
+    folder = write(system, {RUN: commands}, ensemble="nve", box_angstrom=edge)
+    run = run_lammps(folder)
+    shrunk, grown, _ = run.thermo["PotEng"]
+    slope = -(grown - shrunk) / (((1 + step) ** 3 - (1 - step) ** 3) * edge**3) * VIRIAL_UNIT
+    assert run.thermo["c_virial"][2] == pytest.approx(slope, rel=2e-3)
+
+
+def test_hybrid_overlay_adds_another_style(write: Callable[..., Path], artifact: Path, chain_system: Callable[..., System]) -> None:
+    system = chain_system([9, 8], seed=8)
+    both = "pair_style      hybrid/overlay cg lj/cut 9.0\npair_coeff      * * cg ${model}"
+    more = "pair_coeff      * * lj/cut 0.3 4.0\nspecial_bonds   lj 0 0 0 coul 1 1 1\n"
+    replacements = {"pair_style      cg python\npair_coeff      * * ${model}": both, "special_bonds   lj/coul 1 1 1\n": more}
+    folder = write(system, replacements | {RUN: DUMP + "run 0\n"}, ensemble="nve")
+    run_lammps(folder)
+    found = _forces_of(folder)
+    loaded = Artifact(artifact)
+    graph = loaded.graph(system.positions, loaded.manifest.species_index(system.names), system.residue_index, system.chain_index)
+    energies, forces = loaded.energy_and_forces(graph)
+    extra = jax.grad(lambda x: -_lennard_jones(x, system, 0.3, 4.0, 9.0))(jnp.asarray(system.positions))
+    assert np.abs(extra).max() > 0.01
+    np.testing.assert_allclose(found[:, 1:4], forces + extra, atol=TOLERANCE * np.abs(forces).max())
+    expected = float(energies.sum()) + float(_lennard_jones(jnp.asarray(system.positions), system, 0.3, 4.0, 9.0))
+    assert found[:, 0].sum() == pytest.approx(expected, rel=TOLERANCE)
+
+
+def _lennard_jones(positions: Array, system: System, epsilon: float, sigma: float, cutoff: float) -> Array:
+    first, second = np.triu_indices(system.n_beads, 1)
+    same = system.chain_index[first] == system.chain_index[second]
+    bonded = same & (np.abs(system.residue_index[first] - system.residue_index[second]) <= 3)
+    first, second = first[~bonded], second[~bonded]
+    r = jnp.linalg.norm(positions[first] - positions[second], axis=1)
+    return jnp.sum(jnp.where(r < cutoff, 4 * epsilon * ((sigma / r) ** 12 - (sigma / r) ** 6), 0.0))
+
+
+def test_restarted_run_continues_the_uninterrupted_one(write: Callable[..., Path], chain_system: Callable[..., System]) -> None:
+    system = chain_system([10])
+    folder = write(system, {RUN: "run 40\nwrite_restart half.restart\n" + DUMP + "run 40\n"}, ensemble="nve")
+    run_lammps(folder)
+    whole = _forces_of(folder)
+    text = (folder / "in.lammps").read_text()
+    text = text.replace("read_data       system.data", "read_restart    half.restart")
+    lines = [line for line in text.splitlines() if not line.startswith(("velocity", "run 40", "write_restart half", "boundary"))]
+    head = "\n".join(lines).split("compute         energy")[0]
+    (folder / "in.again").write_text(head + DUMP.replace("forces.dump", "again.dump") + "run 40\n")
+    run_lammps(folder, "in.again")
+    again = _forces_of(folder, "again.dump")
+    np.testing.assert_allclose(again[:, 4:], whole[:, 4:], atol=1e-6)
+
+
+def test_copies_far_apart_have_the_energy_of_one_each(
+    write: Callable[..., Path], artifact: Path, chain_system: Callable[..., System]
+) -> None:
+    system = chain_system([7], seed=9)
+    folder = write(system, steps=0, copies=3, box_angstrom=200.0)
+    loaded = Artifact(artifact)
+    graph = loaded.graph(system.positions, loaded.manifest.species_index(system.names), system.residue_index, system.chain_index)
+    one = float(loaded.energy_and_forces(graph)[0].sum())
+    assert run_lammps(folder, ranks=2).thermo["PotEng"][0] == pytest.approx(3 * one, rel=TOLERANCE)
+
+
+def test_energies_that_see_two_cutoffs_far_are_right_across_ranks_and_boundaries(
+    bundle: Bundle, plugin: Path, tmp_path: Path, chain_system: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cutoff = bundle.cutoff_angstrom
+
+    def two_hops(graph: BeadGraph) -> Array:
+        """A message-passing toy: each bead sums over its neighbours what they sum over theirs."""
+        vectors = graph.positions[graph.receivers] - graph.positions[graph.senders]
+        squared = jnp.where(graph.edge_mask, jnp.sum(vectors**2, axis=1), cutoff**2)
+        weight = jnp.maximum(1 - squared / cutoff**2, 0.0) ** 2
+        near = jnp.zeros_like(graph.positions[:, 0]).at[graph.receivers].add(weight)
+        return jnp.zeros_like(near).at[graph.receivers].add(weight * near[graph.senders] ** 2)
+
+    monkeypatch.setattr("cg_export.artifact.graph_energy", lambda *_: two_hops)
+    monkeypatch.setattr("cg_export.artifact.self_test", lambda _: Errors(0.0, 0.0))
+    monkeypatch.setattr(Bundle, "receptive_field_angstrom", property(lambda _: 2 * cutoff))
+    export_artifact(bundle, tmp_path / "far", "float64", ladder=())
+    system = chain_system([15, 15], seed=10)
+    frames = system.positions[None] + np.array([[0.0, 0.0, 0.0], [50.0, 50.0, 50.0]])[:, None]
+    loaded = Artifact(tmp_path / "far")
+    graph = loaded.graph(system.positions, loaded.manifest.species_index(system.names), system.residue_index, system.chain_index)
+    expected = loaded.energy_and_forces(graph)
+    for found in lammps_forces(tmp_path / "far", system, frames, 2, plugin, 100.0):
+        assert compare(*found, *expected).worst() < 1e-10
+
+
+DUMP = """
+compute         energy all pe/atom
+dump            forces all custom 40 forces.dump id c_energy fx fy fz xu yu zu
+dump_modify     forces sort id format float %.17g
+"""
+
+
+def _forces_of(folder: Path, name: str = "forces.dump") -> np.ndarray:
+    return read_dump(folder / name, ["c_energy", "fx", "fy", "fz", "xu", "yu", "zu"])[-1][1]
