@@ -168,7 +168,7 @@ def test_lbfgs_finds_the_best_prior_and_the_next_stage_starts_from_it(only_prior
 
 def test_a_prior_that_training_made_unphysical_is_one_clear_line(only_prior: Make, tmp_path: Path) -> None:
     harmful = "{train: prior, steps: 3, optimizer: {kind: lion}, learning_rate: 50.0, schedule: {kind: constant}}"
-    with pytest.raises(UserError, match="the prior as trained by stage 1: .*bond"):
+    with pytest.raises(UserError, match=r"the prior as trained by stage 1: .*bond"):
         run(only_prior(f"stages=[{harmful}]", "ema_decay=null"), tmp_path / "run")
 
 

@@ -1,6 +1,5 @@
 """Command line: parses and calls."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,21 +24,17 @@ def run(
     ] = None,
     allow_changes: Annotated[bool, typer.Option(help="Resume although configuration or data changed.")] = False,
     load: Annotated[str, typer.Option(help="What to take from a checkpoint: auto, all or weights.")] = "auto",
+    coordinator: Annotated[str | None, typer.Option(help="HOST:PORT of the first of several processes; SLURM steps know it.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    process: Annotated[int, typer.Option(min=0, help="Which of them this is, from 0.")] = 0,
 ) -> None:
-    """Train a model; SIGTERM, SIGUSR1 and Ctrl-C save first, so that --resume auto goes on."""
-    from cg_train.config import TrainConfig
-    from cg_train.preemption import Stopped
-    from cg_train.run import parse_load
-    from cg_train.run import run as train
+    """Train a model; SIGTERM, SIGUSR1 and Ctrl-C save first, so that --resume auto goes on.
 
-    try:
-        result = train(TrainConfig.load(config, overrides or ()), output, resume, allow_changes, parse_load(load))
-    except Stopped as stopped:
-        typer.echo(str(stopped), err=True)
-        sys.exit(stopped.exit_code)
-    for name, value in result.metrics.items():
-        typer.echo(f"{name} {value:g}")
-    typer.echo(f"bundle {result.bundle}")
+    In a SLURM step of several tasks (one per node) the processes find each other.
+    """
+    from cg_train.launch import launch
+
+    launch(config, output, overrides or (), resume, allow_changes, load, coordinator, processes, process)
 
 
 @app.command(epilog="Example: cg-train template > config.yaml")

@@ -1,11 +1,19 @@
 """Devices and processes: the mesh, checks at start, arrays from the host to the devices and back."""
 
 import logging
-from collections.abc import Sequence
+import os
+import re
+import socket
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cg_data.errors import UserError, require
@@ -13,8 +21,91 @@ from cg_train.loader import Sharding
 
 logger = logging.getLogger(__name__)
 
+HEARTBEAT_SECONDS = 15
+"""A process that is silent for so long counts as dead, and the others end."""
+CONNECT_SECONDS = 300
 AXIS = "data"
 BATCH_SPEC = PartitionSpec(None, AXIS)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run: the address where the first listens, how many there are, which one this is."""
+
+    coordinator: str
+    count: int
+    index: int
+
+
+def slurm_processes(environment: Mapping[str, str] = os.environ) -> Processes | None:
+    """Return the processes of a SLURM step of several tasks, one per node; None elsewhere.
+
+    The first node of the step is the coordinator, at port 29400 + job id modulo 1000; JAX_COORDINATOR_ADDRESS takes precedence.
+    """
+    count = int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1")))
+    if "SLURM_PROCID" not in environment or count == 1:
+        return None
+    port = 29400 + int(environment.get("SLURM_JOB_ID", "0")) % 1000
+    nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", "localhost"))
+    address = environment.get("JAX_COORDINATOR_ADDRESS", f"{first_node(nodes)}:{port}")
+    return Processes(address, count, int(environment["SLURM_PROCID"]))
+
+
+def first_node(nodes: str) -> str:
+    """Return the first name of a SLURM node list such as `jwb[0012-0015,0101],login1`."""
+    name, bracket, rest = nodes.partition("[")
+    if not bracket or "," in name:
+        return nodes.split(",")[0]
+    inside, _, suffix = rest.partition("]")
+    return name + re.split("[-,]", inside)[0] + suffix.split(",")[0]
+
+
+def connect(processes: Processes) -> None:
+    """Join the other processes; must come before JAX is used.
+
+    From here on an exception that nobody catches ends this process at once with its traceback and place, and the others after
+    `HEARTBEAT_SECONDS`, instead of leaving them waiting. Raises `UserError` where the coordinator's port is taken.
+    """
+    if processes.index == 0:
+        _probe(processes.coordinator)
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("SLURM_GPUS_ON_NODE")
+    n_gpus = None if not gpus else int(gpus) if gpus.isdigit() and "CUDA_VISIBLE_DEVICES" not in os.environ else len(gpus.split(","))
+    jax.distributed.initialize(
+        coordinator_address=processes.coordinator,
+        num_processes=processes.count,
+        process_id=processes.index,
+        # Of several devices on a node, JAX would take the one numbered by the local task.
+        local_device_ids=None if n_gpus is None else list(range(n_gpus)),
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        initialization_timeout=CONNECT_SECONDS,
+    )
+
+
+def end_all(error: BaseException, exit_code: int) -> None:
+    """Print an error with this process's place and end at once, without waiting for the others at exit."""
+    place = f"[process {jax.process_index()} of {jax.process_count()} on {_host()}]"
+    lines = [f"error: {' '.join(str(error).split())}"] if isinstance(error, UserError) else traceback.format_exception(error)
+    sys.stderr.write("".join(f"{place} {line}\n" for line in "".join(lines).splitlines()))
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def synchronise(name: str) -> None:
+    """Return when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def any_process(flag: bool) -> bool:
+    """Return whether the flag is set in any process; all must call it together."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.asarray(multihost_utils.process_allgather(np.asarray([flag]))).any())
+
+
+def from_first(tree: Any) -> Any:
+    """Return the first process's host arrays in every process."""
+    return tree if jax.process_count() == 1 else jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
 
 
 def make_mesh(platform: str | None, devices: int | None) -> Mesh:
@@ -29,14 +120,19 @@ def make_mesh(platform: str | None, devices: int | None) -> Mesh:
         f"platform: expected {platform}, JAX found only {actual} on host {_host()}: install the extra for it (cuda12, cuda13), "
         "check JAX_PLATFORMS and the driver, or remove platform from the configuration",
     )
+    counts = Counter(device.process_index for device in found)
+    if len(set(counts.values())) > 1:
+        hosts = _hosts()
+        listed = ", ".join(f"{hosts[process]}: {n}" for process, n in sorted(counts.items()))
+        raise UserError(f"devices: every process needs as many, JAX found {listed}: check the short one's driver and allocation")
     chosen: list[Any] = []
     for process in range(jax.process_count()):
         of_process = sorted((device for device in found if device.process_index == process), key=lambda device: device.id)
         n = len(of_process) if devices is None else devices
-        if not 0 < n <= len(of_process):
-            raise UserError(
-                f"devices: expected {devices} devices in process {process}, JAX found {len(of_process)}: ask for fewer or allocate more"
-            )
+        require(
+            n <= len(of_process),
+            f"devices: expected {devices} in process {process}, JAX found {len(of_process)}: ask for fewer or allocate more",
+        )
         chosen.extend(of_process[:n])
     return Mesh(np.array(chosen), (AXIS,))
 
@@ -74,7 +170,28 @@ def describe(mesh: Mesh) -> str:
     return f"{mesh.devices.size} device(s) ({', '.join(kinds)}), {jax.process_count()} process(es), jax {jax.__version__}, host {_host()}"
 
 
-def _host() -> str:
-    import socket
+def _hosts() -> list[str]:
+    """Return the host name of each process."""
+    name = np.zeros(64, np.uint8)
+    mine = _host().encode()[:64]
+    name[: len(mine)] = list(mine)
+    every = np.atleast_2d(multihost_utils.process_allgather(name)) if jax.process_count() > 1 else name[None]
+    return [bytes(row[row > 0]).decode() for row in np.asarray(every, np.uint8)]
 
+
+def _probe(address: str) -> None:
+    port = address.rpartition(":")[2]
+    require(port.isdigit(), f"coordinator: expected HOST:PORT, received {address!r}")
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", int(port)))
+        except OSError as error:
+            raise UserError(
+                f"coordinator: port {port} on {_host()} cannot be used ({error.strerror}): "
+                "set JAX_COORDINATOR_ADDRESS=HOST:PORT to a free one"
+            ) from None
+
+
+def _host() -> str:
     return socket.gethostname()

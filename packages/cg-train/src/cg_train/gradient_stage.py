@@ -3,12 +3,14 @@
 import dataclasses
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
+from cg_data.contracts import Array
 from cg_data.errors import UserError
 from cg_models.graph import Budget, BudgetOverflow
 from cg_train import config as c
@@ -25,6 +27,8 @@ from cg_train.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 MOST_REPLANS = 20
+STOP_LAG = 2
+"""Steps after which processes look whether any of them was asked to stop: late enough not to wait for the devices."""
 
 
 class GradientStage:
@@ -67,13 +71,19 @@ class GradientStage:
     def _train(self, state: TrainState, batches: Iterator[Batch], shown: Display) -> tuple[TrainState, BudgetOverflow | None]:
         """Train until the stage ends, or until a batch does not fit, which is returned."""
         self.window_start = time.monotonic()
+        asked: deque[Array] = deque()
         while self.progress.step < self.last_step:
-            self.trainer.stop_if_asked(state, self.progress)
+            if jax.process_count() == 1 or len(asked) > STOP_LAG:
+                self.trainer.stop_if_asked(state, self.progress, bool(asked and float(to_host(asked.popleft())) > 0))
             try:
                 batch = next(batches)
             except BudgetOverflow as overflow:
                 return state, overflow
-            state = self.step_fn(state, put_batch(batch, self.trainer.mesh))
+            if self.trainer.stop:
+                batch = dataclasses.replace(batch, stop=np.ones_like(batch.stop))
+            state, stop = self.step_fn(state, put_batch(batch, self.trainer.mesh))
+            if jax.process_count() > 1:
+                asked.append(stop)
             self.progress.step += 1
             state = self._after_step(state, shown)
         return state, None
@@ -163,7 +173,12 @@ class GradientStage:
 
     def _training_builder(self, state: TrainState) -> BatchBuilder:
         trainer = self.trainer
-        budget = Budget(**self.progress.budget) if self.progress.budget else self._plan(trainer.training)  # type: ignore[arg-type]
+        # The same shapes give the same bits on resume; another number of devices needs other shapes.
+        if self.progress.budget is not None and self.progress.budget_shards == self.sharding.n_shards:
+            budget = Budget(**self.progress.budget)  # type: ignore[arg-type]
+        else:
+            budget = self._plan(trainer.training)
+        self.progress.budget_shards = self.sharding.n_shards
         self.progress.budget = dataclasses.asdict(budget)
         return self._builder(trainer.training, state, budget)
 

@@ -10,7 +10,7 @@ import optax
 
 from cg_data.contracts import Array
 from cg_train.config import LbfgsStage
-from cg_train.distributed import put_batch, put_replicated, sharding_of, to_host
+from cg_train.distributed import any_process, put_batch, put_replicated, sharding_of, to_host
 from cg_train.loader import Batch, BatchBuilder, Example, plan_run_budget
 from cg_train.loss import loss_value
 from cg_train.state import Progress, TrainState, trained
@@ -46,7 +46,7 @@ def run_lbfgs(trainer: Trainer, stage: LbfgsStage, state: TrainState, progress: 
     solver_state = put_replicated(solver.init(to_host(trainable)), trainer.mesh)
     n_done, value, norm = 0, np.inf, np.inf
     while n_done < stage.max_steps and (n_done < stage.min_steps or norm > stage.gradient_norm):
-        trainer.stop_if_asked(state, progress)
+        trainer.stop_if_asked(state, progress, any_process(bool(trainer.stop)))
         moved, solver_state, loss_now, norm_now = iterate(trainable, solver_state, batch)
         if not np.isfinite(float(loss_now)):
             break

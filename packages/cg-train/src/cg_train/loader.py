@@ -31,11 +31,13 @@ class Batch:
     graph    packed graphs
     forces   [..., n_beads, 3] kcal/mol/angstrom, what the energy's negative gradient should be; zero for padding
     weights  [..., n_beads], each bead's weight in the loss; zero for padding
+    stop     [...], above zero where the device's process was asked to stop
     """
 
     graph: BeadGraph
     forces: Array
     weights: Array
+    stop: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +167,7 @@ class BatchBuilder:
         if not shard:
             hidden = {name: np.zeros_like(getattr(graph, name)) for name in MASKS}
             graph, weights = dataclasses.replace(graph, **hidden), np.zeros_like(weights)
-        return Batch(graph=graph, forces=forces, weights=weights)
+        return Batch(graph=graph, forces=forces, weights=weights, stop=np.zeros((), np.float32))
 
 
 def training_batches(

@@ -21,7 +21,7 @@ from cg_models.statistics import ModelStatistics
 from cg_priors.parameters import PriorParameters, load_prior
 from cg_train import checkpoint
 from cg_train.config import TrainConfig
-from cg_train.distributed import describe, make_mesh, put_replicated, to_host
+from cg_train.distributed import describe, from_first, make_mesh, put_replicated, synchronise, to_host
 from cg_train.frames import GraphSource, sampling_weights, select_frames
 from cg_train.metrics import Journal, plot_losses, read_metrics
 from cg_train.order import SampleOrder
@@ -88,6 +88,8 @@ def run(config: TrainConfig, output: Path | str, resume: str | None = None, allo
             raise UserError(
                 f"{output}: holds a run already; weights alone begin a new one: choose another folder with -o, and --resume {source}"
             )
+    # No process may write before all have looked at what is there.
+    synchronise("inputs read")
     output.mkdir(parents=True, exist_ok=True)
     mesh = make_mesh(config.platform, config.devices)
     logger.info("%s", describe(mesh))
@@ -134,7 +136,7 @@ def _prepare(
     params = _initial_params(
         model, config, training, references.get("train_prior_mse", references.get("train_zero_mse", 0.0)), dtype, restored
     )
-    state = initial_state(params, config.ema_decay is not None)
+    state = initial_state(from_first(params), config.ema_decay is not None)
     if restored is not None:
         state = _restored_state(restored, state, config, progress, resumed)
     journal = None
@@ -221,6 +223,7 @@ def _finish(trainer: Trainer, state: TrainState, progress: Progress, dataset: Da
     # Without a new best the last evaluated parameters: the average where there is one.
     params = to_host(state.best if use_best else (state.average if state.average is not None else state.params))
     metrics_file, plot, bundle = output / "metrics.jsonl", output / "loss.png", output / "bundle"
+    synchronise("metrics written")
     metrics = final_metrics(metrics_file, progress, use_best)
     if trainer.is_main:
         save_bundle(
@@ -238,6 +241,7 @@ def _finish(trainer: Trainer, state: TrainState, progress: Progress, dataset: Da
         )
         plot_losses(metrics_file, plot)
         logger.info("bundle: %s", bundle)
+    synchronise("bundle written")
     return RunResult(output, bundle, output / "checkpoints", metrics_file, plot, metrics)
 
 

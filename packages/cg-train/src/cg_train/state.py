@@ -53,6 +53,7 @@ class Progress(pydantic.BaseModel):
     validations_without_reduction: int = 0
     plateau_best_mse: float | None = None
     budget: dict[str, int | None] | None = None
+    budget_shards: int = 0
     replans: int = 0
     finished: bool = False
 

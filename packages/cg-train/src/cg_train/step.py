@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from cg_data.contracts import EnergyFn
+from cg_data.contracts import Array, EnergyFn
 from cg_train.config import AnyStage, LossConfig, StageConfig
 from cg_train.distributed import AXIS
 from cg_train.loader import Batch
@@ -17,7 +17,7 @@ from cg_train.loss import Sums, force_sums, loss_value
 from cg_train.optimizer import evaluation_params
 from cg_train.state import TrainState, trained
 
-StepFn = Callable[[TrainState, Batch], TrainState]
+StepFn = Callable[[TrainState, Batch], tuple[TrainState, Array]]
 SumsFn = Callable[[Any, Batch], Sums]
 
 
@@ -76,11 +76,11 @@ def make_step(
     """Return the compiled step; the state it is given is consumed (its buffers are reused).
 
     A step whose loss or gradient is not finite is not applied, nor is any after it: the state stays the last good one and
-    `failed_step` says where.
+    `failed_step` says where. The second result is above zero where any process was asked to stop, the same in all of them.
     """
     gradient = make_gradient(energy, loss, mesh)
 
-    def step(state: TrainState, batch: Batch) -> TrainState:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Array]:
         trainable = trained(state.params, stage.train)
         sums, grads = gradient(trainable, state.params, batch)
         value, norm = loss_value(sums), optax.tree.norm(grads)
@@ -107,7 +107,7 @@ def make_step(
         good = (state.failed_step < 0) & jnp.isfinite(value) & jnp.isfinite(norm)
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved_state, state)
         failed = jnp.where(good | (state.failed_step >= 0), state.failed_step, state.step)
-        return dataclasses.replace(kept, failed_step=failed)
+        return dataclasses.replace(kept, failed_step=failed), batch.stop.sum()
 
     return jax.jit(step, donate_argnums=0)
 

@@ -1,6 +1,7 @@
 """What all stages of a run share."""
 
 import dataclasses
+import signal
 from dataclasses import dataclass
 
 import jax
@@ -54,14 +55,14 @@ class Trainer:
             host = dataclasses.replace(host, optimizer=())
         self.checkpoints.save(host, progress, self.config.to_dict(), self.inputs)
 
-    def stop_if_asked(self, state: TrainState, progress: Progress) -> None:
-        """Save and raise `Stopped` where a signal has asked for it."""
-        if self.stop.signal_number is not None:
+    def stop_if_asked(self, state: TrainState, progress: Progress, another: bool = False) -> None:
+        """Save and raise `Stopped` where a signal has asked this process (or, all knowing of it, another) to stop."""
+        alone = jax.process_count() == 1
+        if another or (alone and self.stop):
             self.save(state, progress)
             self.checkpoints.wait()
-            raise Stopped(
-                self.stop.signal_number, f"stopped after step {progress.step}, everything is saved; go on with: {self.resume_hint}"
-            )
+            number = self.stop.signal_number or signal.SIGTERM
+            raise Stopped(number, f"stopped after step {progress.step}, everything is saved; go on with: {self.resume_hint}")
 
     def targets(self, source: GraphSource, state: TrainState, frozen_prior: bool) -> Targets:
         """Return what is to be learned on a source: its forces, less those of the prior as it stands, if it is frozen."""

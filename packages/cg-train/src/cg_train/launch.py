@@ -1,0 +1,67 @@
+"""From the command line to a run: joining the other processes, and how each way of ending leaves the process."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cg_data.errors import UserError, require
+from cg_train.config import TrainConfig
+from cg_train.distributed import Processes, connect, end_all, slurm_processes
+from cg_train.preemption import Stopped
+from cg_train.run import RunResult, parse_load, run
+
+
+def launch(
+    config: Path,
+    output: Path,
+    overrides: Sequence[str],
+    resume: str | None,
+    allow_changes: bool,
+    load: str,
+    coordinator: str | None,
+    processes: int,
+    process: int,
+) -> None:
+    """Run, and print the result; exit with `Stopped.exit_code` after a signal.
+
+    With several processes any error ends this one at once (code 2 for a `UserError`, else 1), so that the others need not wait.
+    """
+    settings = TrainConfig.load(config, overrides)
+    choice = parse_load(load)
+    others = slurm_processes()
+    if coordinator is not None:
+        require(process < processes, f"--process {process}: expected less than --processes {processes}")
+        others = Processes(coordinator, processes, process)
+    if others is None or others.count == 1:
+        try:
+            report(run(settings, output, resume, allow_changes, choice))
+        except Stopped as stopped:
+            leave(stopped)
+        return
+    connect(others)
+    try:
+        result = run(settings, output, resume, allow_changes, choice)
+    except Stopped as stopped:
+        leave(stopped, speak=others.index == 0)
+    except UserError as error:
+        end_all(error, 2)
+    except BaseException as error:  # noqa: BLE001 (whatever it is, the other processes must not wait for this one)
+        end_all(error, 1)
+    else:
+        if others.index == 0:
+            report(result)
+
+
+def report(result: RunResult) -> None:
+    """Print a run's final numbers and where its bundle is."""
+    for name, value in result.metrics.items():
+        sys.stdout.write(f"{name} {value:g}\n")
+    sys.stdout.write(f"bundle {result.bundle}\n")
+
+
+def leave(stopped: Stopped, speak: bool = True) -> NoReturn:
+    """Say how to go on, and exit."""
+    if speak:
+        sys.stderr.write(f"{stopped}\n")
+    sys.exit(stopped.exit_code)
