@@ -1,12 +1,13 @@
 """The scripts of infra/slurm on a virtual cluster, and the cluster itself."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from .virtual_slurm import VirtualSlurm, is_alive, missing_programs, virtual_slurm
-from .workspace import ROOT
+from .workspace import ROOT, run
 
 SCRIPTS = sorted((ROOT / "infra" / "slurm").rglob("*.sbatch"))
 SHELL_FILES = [*SCRIPTS, *sorted((ROOT / "infra" / "slurm").rglob("*.sh"))]
@@ -59,3 +60,22 @@ def test_batch_script_is_accepted_by_the_scheduler(script: Path, slurm: VirtualS
     assert text.startswith("#!/bin/bash\n")
     assert "set -euo pipefail" in text
     slurm.client("sbatch", "--test-only", "--nodes=1", f"--chdir={tmp_path}", script, "argument")
+
+
+def test_array_of_shares_prepares_the_dataset_that_one_process_prepares(slurm: VirtualSlurm, tmp_path: Path) -> None:
+    inputs = [ROOT / "examples" / "data" / "mdcath" / f"mdcath_dataset_{domain}.h5" for domain in ("5awlA00", "1pinA01")]
+    options = ("--array=0-1", "--cpus-per-task=1", f"--output={tmp_path}/%a.log")
+    job = slurm.submit(ROOT / "infra" / "slurm" / "prepare.sbatch", tmp_path / "shares", *inputs, "force_map.kind=slice", options=options)
+    logs = [tmp_path / "0.log", tmp_path / "1.log"]
+    assert set(slurm.wait(job, timeout=120).values()) == {"COMPLETED"}, [log.read_text() for log in logs]
+    program = Path(sys.executable).parent / "cg-data"
+    run([program, "merge", tmp_path / "shares"])
+    run([program, "verify", tmp_path / "shares"])
+    run([program, "prepare", *inputs, "-o", tmp_path / "whole", "force_map.kind=slice"])
+    assert contents(tmp_path / "shares") == contents(tmp_path / "whole")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file of a dataset but the saved configuration, which names the inputs of the call."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "config.yaml"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

@@ -29,14 +29,13 @@ def normal(name: str) -> str:
 
 
 def smallest_example(package: str) -> tuple[list[str], str]:
-    """Return the commands and the Python code of a README's section on the smallest example."""
+    """Return the Python code of a README's section on the smallest example, and the package's commands that stand before it."""
     text = (ROOT / "packages" / package / "README.md").read_text()
     section = re.search(r"^## [^\n]*example[^\n]*$(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE | re.IGNORECASE)
     assert section, f"packages/{package}/README.md has no section on its smallest example"
-    commands = re.findall(rf"^(?:    )?({package} .+)$", section.group(1), re.MULTILINE)
-    block = re.search(r"^```python\n(.*?)^```$", section.group(1), re.DOTALL | re.MULTILINE)
-    assert block, f"packages/{package}/README.md shows no ```python example"
-    return commands, block.group(1)
+    before, opened, rest = section.group(1).partition("```python\n")
+    assert opened, f"packages/{package}/README.md shows no ```python example"
+    return re.findall(rf"^(?:    )?({package} .+)$", before, re.MULTILINE), rest.partition("\n```")[0] + "\n"
 
 
 def install_alone(package: str, wheels: dict[str, Path], folder: Path) -> Path:
