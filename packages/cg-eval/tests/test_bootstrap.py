@@ -79,3 +79,10 @@ def test_blocks_of_two_domains_keep_their_trajectories_apart():
 def test_sums_of_another_number_of_blocks_are_refused():
     with pytest.raises(UserError, match="expected sums of 2 blocks"):
         bootstrap(np.ones((3, 2)), mean_of, time_blocks([0] * 4, 2))
+
+
+def test_one_block_has_no_interval():
+    blocks = time_blocks(np.zeros(5, int), 20)
+    interval = bootstrap(np.array([[3.0, 1.0]]), lambda s: s[:, 0] / s[:, 1], blocks)
+    assert interval.estimate == 3.0
+    assert np.isnan([interval.low, interval.high]).all()

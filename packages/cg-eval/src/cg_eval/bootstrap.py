@@ -115,7 +115,7 @@ def bootstrap(
 
     sums [n_blocks, ...]; statistic maps sums [k, ...] of k resamples to [k] values, so a paired difference of two models is a
     statistic of their stacked sums. With few trajectories (under about 10) a percentile interval is somewhat too narrow; the
-    number of trajectories is part of the result so that a reader can judge.
+    number of trajectories is part of the result so that a reader can judge. One block has no spread: its interval is NaN.
     """
     sums = np.asarray(sums, np.float64)
     require(len(sums) == blocks.n_blocks, f"bootstrap: expected sums of {blocks.n_blocks} blocks, received {len(sums)}")
@@ -123,5 +123,6 @@ def bootstrap(
     values = np.asarray(statistic(np.tensordot(weights, sums, axes=1)))
     estimate = float(np.asarray(statistic(sums.sum(axis=0)[None]))[0])
     tail = 50.0 * (1.0 - level)
-    low, high = np.nanpercentile(values, [tail, 100.0 - tail]) if np.isfinite(values).any() else (np.nan, np.nan)
+    known = blocks.n_blocks > 1 and np.isfinite(values).any()
+    low, high = np.nanpercentile(values, [tail, 100.0 - tail]) if known else (np.nan, np.nan)
     return Interval(estimate, float(low), float(high), level, blocks.n_trajectories, blocks.n_blocks, blocks.block_frames)
