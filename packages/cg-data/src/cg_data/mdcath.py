@@ -99,6 +99,7 @@ class MdcathFile:
 
     def __init__(self, file: h5py.File):
         self._file = file
+        self.n_bytes = Path(file.filename).stat().st_size
         self.domains = tuple(name for name, item in file.items() if isinstance(item, h5py.Group))
 
     def n_residues(self, domain: str) -> int | None:

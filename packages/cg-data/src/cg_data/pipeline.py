@@ -25,9 +25,10 @@ from cg_data.command_line import progress_bar, set_up_logging
 from cg_data.config import PrepareConfig
 from cg_data.errors import UserError, require
 from cg_data.mapping import species_names_of
-from cg_data.mdcath import open_mdcath
+from cg_data.mdcath import MdcathFile, open_mdcath
 from cg_data.select import wanted_domains
 from cg_data.store import Dataset, DomainData, open_dataset, read_record, write_domain, write_index
+from cg_data.trajectory_formats import DescribedFile, open_described
 
 logger = logging.getLogger("cg_data")
 
@@ -156,11 +157,11 @@ def prepare_file(file: Path, config: PrepareConfig, output: Path, bar: Progress 
     reasons: list[str] = []
     try:
         # One BLAS thread: matrices are small, threads would wait for each other, and results do not depend on the machine's cores.
-        with threadpool_limits(1), open_mdcath(file) as opened:
+        with threadpool_limits(1), _open(file) as opened:
             for domain in opened.domains:
                 if not _is_wanted(domain, opened.n_residues(domain), config):
                     continue
-                fingerprint = _fingerprint(file, domain, config)
+                fingerprint = _fingerprint(file.name, opened.n_bytes, domain, config)
                 try:
                     source = functools.partial(opened.source, domain)
                     _prepare_domain(domain, source, file, fingerprint, config, output, bar)
@@ -220,8 +221,12 @@ def _with_progress(source: AtomSource, config: PrepareConfig, bar: Progress | No
         bar.remove_task(task)
 
 
-def _fingerprint(file: Path, domain: str, config: PrepareConfig) -> str:
-    identity = {"file": file.name, "bytes": file.stat().st_size, "domain": domain, "options": options_of(config)}
+def _open(file: Path) -> contextlib.AbstractContextManager[MdcathFile | DescribedFile]:
+    return open_described(file) if file.suffix in (".yaml", ".yml") else open_mdcath(file)
+
+
+def _fingerprint(file: str, n_bytes: int, domain: str, config: PrepareConfig) -> str:
+    identity = {"file": file, "bytes": n_bytes, "domain": domain, "options": options_of(config)}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

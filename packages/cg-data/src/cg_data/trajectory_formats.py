@@ -1,0 +1,256 @@
+"""All-atom trajectories that are not mdCATH, described by a small YAML file.
+
+    domain: villin                       # name in the dataset
+    topology: villin.pdb                 # PDB; any other topology MDAnalysis reads (PSF, GRO, TPR, ...)
+    trajectories:
+      - {positions: run0.npz, temperature_kelvin: 300}
+      - {positions: run1.npz, temperature_kelvin: 300, replica: 1}
+    length_unit: nm                      # of NPZ and NPY arrays; converted once, here
+    force_unit: kJ/mol/nm
+
+An NPZ file holds `positions` and `forces` [n_frames, n_atoms, 3] (and may hold `box` [3, 3], rows are lattice vectors); an NPY file
+holds one of them, the other is named by `forces`. Other files (TRR, XTC, DCD, H5MD, ...) are read by MDAnalysis, which knows their units;
+TRR and H5MD can carry forces. Paths are relative to the YAML file.
+"""
+
+import contextlib
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+
+from cg_data.atoms import AtomTable, SourceTrajectory, make_atom_table, parse_pdb_atoms
+from cg_data.configuration import Configuration
+from cg_data.errors import UserError, require
+from cg_data.mdcath import BLOCK_ATOMS, ELEMENTS
+from cg_data.units import KJ_PER_KCAL
+
+LENGTH_FACTOR = {"angstrom": 1.0, "nm": 10.0}
+KCAL_PER_EV = 23.060548
+FORCE_FACTOR = {
+    "kcal/mol/angstrom": 1.0,
+    "kJ/mol/angstrom": 1 / KJ_PER_KCAL,
+    "kJ/mol/nm": 0.1 / KJ_PER_KCAL,
+    "eV/angstrom": KCAL_PER_EV,
+}
+ARRAY_SUFFIXES = (".npz", ".npy")
+
+
+class TrajectoryFiles(Configuration):
+    """The files of one trajectory."""
+
+    positions: str
+    """NPZ with positions and forces, NPY with positions, or a trajectory that MDAnalysis reads."""
+    forces: str | None = None
+    """NPY with forces, where `positions` is an NPY file."""
+    temperature_kelvin: float = pydantic.Field(gt=0)
+    replica: int = pydantic.Field(default=0, ge=0)
+
+
+class SourceConfig(Configuration):
+    """One domain from other formats."""
+
+    domain: str
+    topology: str
+    trajectories: tuple[TrajectoryFiles, ...] = pydantic.Field(min_length=1)
+    length_unit: Literal["angstrom", "nm"] = "angstrom"
+    force_unit: Literal["kcal/mol/angstrom", "kJ/mol/angstrom", "kJ/mol/nm", "eV/angstrom"] = "kcal/mol/angstrom"
+    selection: str = "protein"
+    """Atoms that MDAnalysis keeps, in its selection language."""
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Positions and forces of one trajectory, by slices, in angstrom and kcal/mol/angstrom."""
+
+    positions: Any
+    forces: Any
+    length_factor: float
+    force_factor: float
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        positions = np.asarray(self.positions[start:stop], np.float32) * np.float32(self.length_factor)
+        if self.forces is None:
+            return positions, None
+        return positions, np.asarray(self.forces[start:stop], np.float32) * np.float32(self.force_factor)
+
+
+class DescribedSource:
+    """The domain of a YAML description; an `AtomSource`."""
+
+    def __init__(self, config: SourceConfig, path: Path, atoms: AtomTable, universes: list[Any]):
+        self.domain = config.domain
+        self.where = f"{path}: {config.domain}"
+        self.atoms = atoms
+        self.notes: tuple[str, ...] = ()
+        self._readers: dict[SourceTrajectory, _Reader] = {}
+        for files, universe in zip(config.trajectories, universes, strict=True):
+            trajectory, reader = _open_trajectory(files, config, path, atoms.n_atoms, universe)
+            self._readers[trajectory] = reader
+        self.trajectories = tuple(sorted(self._readers, key=lambda t: (t.temperature_kelvin, t.replica)))
+
+    def read(self, trajectory: SourceTrajectory, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return positions and forces [stop - start, n_atoms, 3] float32 in angstrom and kcal/mol/angstrom."""
+        return self._readers[trajectory].read(start, stop)
+
+    def series(self, trajectory: SourceTrajectory, name: str) -> np.ndarray:
+        """Not known for these sources: raises `UserError`."""
+        raise UserError(f"{trajectory.where}: {name} is not in this format: drop that filter of select")
+
+
+class DescribedFile:
+    """A YAML description; has the methods of an open mdCATH file."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._config = SourceConfig.load(path)
+        self.domains = (self._config.domain,)
+        files = [self._config.topology, *(name for t in self._config.trajectories for name in (t.positions, t.forces) if name)]
+        for name in files:
+            require((path.parent / name).is_file(), f"{path}: no such file {name!r}; paths are relative to the YAML file")
+        self.n_bytes = path.stat().st_size + sum((path.parent / name).stat().st_size for name in files)
+
+    def n_residues(self, domain: str) -> int | None:
+        """Not stated by a description."""
+        return None
+
+    def source(self, domain: str) -> DescribedSource:
+        """Return the domain's atoms and trajectories."""
+        config, folder = self._config, self._path.parent
+        topology = folder / config.topology
+        in_arrays = [t.positions.endswith(ARRAY_SUFFIXES) for t in config.trajectories]
+        if topology.suffix == ".pdb" and all(in_arrays):
+            return DescribedSource(config, self._path, _atoms_of_pdb(topology), [None] * len(in_arrays))
+        universes = [_universe(topology, None if a else folder / t.positions) for t, a in zip(config.trajectories, in_arrays, strict=True)]
+        groups = [_select(universe, config.selection, self._path) for universe in universes]
+        loaded = [None if a else group for group, a in zip(groups, in_arrays, strict=True)]
+        return DescribedSource(config, self._path, _atoms_of_group(groups[0], self._path), loaded)
+
+
+@contextlib.contextmanager
+def open_described(path: Path | str) -> Iterator[DescribedFile]:
+    """Open a YAML description of a source; `UserError` where it cannot be used."""
+    yield DescribedFile(Path(path))
+
+
+def _open_trajectory(
+    files: TrajectoryFiles, config: SourceConfig, path: Path, n_atoms: int, group: Any
+) -> tuple[SourceTrajectory, _Reader]:
+    where = f"{path}: {files.positions}"
+    box = None
+    if group is not None:
+        frames = _UniverseFrames(group, "positions")
+        forces = _UniverseFrames(group, "forces") if group.universe.trajectory.ts.has_forces else None
+        # MDAnalysis gives angstrom and kJ/mol/angstrom whatever the format.
+        reader = _Reader(frames, forces, 1.0, FORCE_FACTOR["kJ/mol/angstrom"])
+        dimensions = group.universe.trajectory.ts.triclinic_dimensions
+        box = None if dimensions is None else np.asarray(dimensions, np.float64)
+    else:
+        arrays = _load_arrays(path.parent / files.positions, None if files.forces is None else path.parent / files.forces)
+        factor = LENGTH_FACTOR[config.length_unit]
+        reader = _Reader(arrays["positions"], arrays.get("forces"), factor, FORCE_FACTOR[config.force_unit])
+        box = np.asarray(arrays["box"], np.float64) * factor if "box" in arrays else None
+    shape = reader.positions.shape
+    if len(shape) != 3 or shape[1:] != (n_atoms, 3):
+        raise UserError(f"{where}: expected positions [frames, {n_atoms}, 3] for the topology's atoms, received {list(shape)}")
+    if reader.forces is not None and reader.forces.shape != shape:
+        raise UserError(f"{where}: expected forces of the shape of positions {list(shape)}, received {list(reader.forces.shape)}")
+    trajectory = SourceTrajectory(
+        temperature_kelvin=files.temperature_kelvin,
+        replica=files.replica,
+        n_frames=shape[0],
+        where=where,
+        has_forces=reader.forces is not None,
+        box=box,
+        block_frames=max(1, BLOCK_ATOMS // n_atoms),
+    )
+    return trajectory, reader
+
+
+def _load_arrays(positions: Path, forces: Path | None) -> dict[str, np.ndarray]:
+    try:
+        if positions.suffix == ".npy":
+            arrays = {"positions": np.load(positions, mmap_mode="r", allow_pickle=False)}
+            return arrays if forces is None else {**arrays, "forces": np.load(forces, mmap_mode="r", allow_pickle=False)}
+        with np.load(positions, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("positions", "forces", "box") if name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{positions}: cannot be read as plain NumPy arrays ({error.__class__.__name__})") from None
+    require("positions" in arrays, f"{positions}: no array 'positions'; expected positions and forces [frames, atoms, 3]")
+    return arrays
+
+
+def _atoms_of_pdb(path: Path) -> AtomTable:
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a PDB file (not text)") from None
+    # Of several models, the first.
+    text = text.split("\nENDMDL")[0]
+    names, residue_names, numbers, codes = parse_pdb_atoms(text, str(path))
+    lines = [line for line in text.splitlines() if line.startswith(("ATOM  ", "HETATM"))]
+    require(bool(lines), f"{path}: no ATOM line; expected a PDB file")
+    symbols = [line[76:78].strip().upper() or line[12:14].strip(" 0123456789").upper()[:1] for line in lines]
+    return make_atom_table(
+        names, _atomic_numbers(symbols, str(path)), residue_names, numbers, np.array([line[21:22] for line in lines]), insertion_codes=codes
+    )
+
+
+def _atomic_numbers(symbols: list[str], where: str) -> np.ndarray:
+    unknown = sorted({symbol for symbol in symbols if symbol not in ELEMENTS})
+    require(not unknown, f"{where}: unknown element {', '.join(unknown)}; expected one of {', '.join(ELEMENTS)}")
+    return np.array([ELEMENTS[symbol] for symbol in symbols])
+
+
+class _UniverseFrames:
+    """Frames of an MDAnalysis atom group, by slices."""
+
+    def __init__(self, group: Any, attribute: str):
+        self._group, self._attribute = group, attribute
+        self.shape = (len(group.universe.trajectory), len(group), 3)
+
+    def __getitem__(self, frames: slice) -> np.ndarray:
+        read = [getattr(self._group, self._attribute).copy() for _ in self._group.universe.trajectory[frames]]
+        return np.asarray(read, np.float32)
+
+
+def _universe(topology: Path, trajectory: Path | None) -> Any:
+    try:
+        import MDAnalysis  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError:
+        raise UserError(f"{trajectory or topology}: this format needs MDAnalysis: install cg-data[trajectories]") from None
+    try:
+        return MDAnalysis.Universe(str(topology), *([] if trajectory is None else [str(trajectory)]))
+    except (OSError, ValueError, TypeError, IndexError, EOFError, KeyError) as error:
+        raise UserError(f"{trajectory or topology}: MDAnalysis cannot read it: {' '.join(str(error).split())[:200]}") from None
+
+
+def _select(universe: Any, selection: str, path: Path) -> Any:
+    group = universe.select_atoms(selection)
+    require(len(group) > 0, f"{path}: selection {selection!r} matches no atom: change it")
+    return group
+
+
+def _atoms_of_group(group: Any, path: Path) -> AtomTable:
+    if not hasattr(group, "elements") or not all(group.elements):
+        group.universe.guess_TopologyAttrs(to_guess=["elements"])
+    symbols = [str(element).upper() for element in group.elements]
+    index = {int(atom): i for i, atom in enumerate(group.indices)}
+    bonds = None
+    if hasattr(group, "bonds") and len(group.bonds):
+        inside = [(index[int(i)], index[int(j)]) for i, j in group.bonds.indices if int(i) in index and int(j) in index]
+        bonds = np.array(inside, np.int64).reshape(-1, 2)
+    segments = group.chainIDs if hasattr(group, "chainIDs") else group.segids
+    return make_atom_table(
+        np.array(group.names, str),
+        _atomic_numbers(symbols, str(path)),
+        np.array(group.resnames, str),
+        np.array(group.resids, np.int64),
+        np.array(segments, str),
+        bonds,
+        np.array(group.icodes, str) if hasattr(group, "icodes") else None,
+    )

@@ -1,0 +1,115 @@
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+from cg_data.config import PrepareConfig
+from cg_data.errors import UserError
+from cg_data.pipeline import prepare
+
+KJ = 4.184
+
+
+@pytest.fixture
+def described(chignolin_file, tmp_path):
+    """Return a writer of a YAML description of chignolin's two trajectories in nm and kJ/mol/nm, with some options changed."""
+    with h5py.File(chignolin_file) as file:
+        group = file["5awlA00"]
+        (tmp_path / "top.pdb").write_bytes(group["pdbProteinAtoms"][()])
+        for replica in "01":
+            run = group[f"348/{replica}"]
+            np.savez(tmp_path / f"run{replica}.npz", positions=run["coords"][()] / 10, forces=run["forces"][()] * KJ * 10)
+
+    def write(**changes):
+        description = {
+            "domain": "chignolin",
+            "topology": "top.pdb",
+            "trajectories": [{"positions": f"run{r}.npz", "temperature_kelvin": 348, "replica": r} for r in (0, 1)],
+            "length_unit": "nm",
+            "force_unit": "kJ/mol/nm",
+        }
+        path = tmp_path / "chignolin.yaml"
+        path.write_text(yaml.safe_dump({**description, **changes}))
+        return path
+
+    return write
+
+
+def run(path, output, **options):
+    return prepare(PrepareConfig.parse({"inputs": [str(path)], **options}, "test"), output)
+
+
+def test_pdb_and_npz_in_other_units_give_the_beads_of_the_mdcath_file(described, chignolin_file, tmp_path):
+    ours = run(described(), tmp_path / "ours").frames("chignolin")
+    reference = run(chignolin_file, tmp_path / "reference").frames("5awlA00")
+    np.testing.assert_allclose(ours.positions, reference.positions, atol=1e-5)
+    np.testing.assert_allclose(ours.forces, reference.forces, atol=2e-3)
+    np.testing.assert_array_equal(ours.species, reference.species)
+    np.testing.assert_array_equal(ours.trajectory, reference.trajectory)
+
+
+def test_positions_without_forces_are_prepared_for_priors_and_marked(described, tmp_path):
+    for replica in (0, 1):
+        with np.load(tmp_path / f"run{replica}.npz") as arrays:
+            np.save(tmp_path / f"run{replica}.npy", arrays["positions"])
+    trajectories = [{"positions": f"run{r}.npy", "temperature_kelvin": 348, "replica": r} for r in (0, 1)]
+    path = described(trajectories=trajectories)
+    with pytest.raises(UserError, match="no forces; expected"):
+        run(path, tmp_path / "out")
+    dataset = run(path, tmp_path / "out", force_map={"kind": "none"})
+    assert not dataset.info.has_forces
+    assert dataset.domain("chignolin").force_map.kind == "none"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"topology": "no.pdb"}, "no such file 'no.pdb'"),
+        ({"length_unit": "angstrom"}, "median CA-CA distance of neighbours 0.38"),
+        ({"force_unit": "kcal/mol/angstrom"}, "look like kJ/mol/nm"),
+        ({"force_units": "nm"}, "did you mean 'force_unit'"),
+        ({"trajectories": []}, "at least 1 item"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused_by_name(described, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        run(described(**changes), tmp_path / "out")
+    assert "chignolin.yaml" in str(caught.value)
+
+
+def test_atoms_that_do_not_match_the_topology_are_refused(described, tmp_path):
+    np.savez(tmp_path / "run1.npz", positions=np.zeros((5, 174, 3)), forces=np.zeros((5, 174, 3)))
+    with pytest.raises(UserError, match=r"run1.npz: expected positions \[frames, 175, 3\] for .*, received \[5, 174, 3\]"):
+        run(described(), tmp_path / "out")
+    np.savez(tmp_path / "run1.npz", positions=np.zeros((5, 175, 3)), forces=np.zeros((4, 175, 3)))
+    with pytest.raises(UserError, match="expected forces of the shape of positions"):
+        run(described(), tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # MDAnalysis warns of what a bare PDB lacks.
+def test_a_trr_trajectory_with_forces_is_read_through_mdanalysis(described, chignolin_file, tmp_path):
+    analysis = pytest.importorskip("MDAnalysis")
+    path = described(topology="top.pdb", trajectories=[{"positions": "run.trr", "temperature_kelvin": 348}])
+    universe = analysis.Universe(str(tmp_path / "top.pdb"))
+    with h5py.File(chignolin_file) as file, analysis.Writer(str(tmp_path / "run.trr"), 175) as writer:
+        group = file["5awlA00/348/0"]
+        universe.trajectory.ts.has_forces = True
+        for coords, forces in zip(group["coords"][:20], group["forces"][:20], strict=True):
+            universe.trajectory.ts.positions = coords
+            universe.trajectory.ts.forces = forces * KJ
+            writer.write(universe.atoms)
+    ours = run(path, tmp_path / "ours", force_map={"kind": "slice"}).frames("chignolin")
+    select = {"replicas": [0], "max_frames": 20, "choose": "first"}
+    reference = run(chignolin_file, tmp_path / "reference", force_map={"kind": "slice"}, select=select).frames("5awlA00")
+    np.testing.assert_allclose(ours.positions, reference.positions, atol=1e-4)
+    np.testing.assert_allclose(ours.forces, reference.forces, atol=1e-3)
+
+
+def test_a_format_that_needs_mdanalysis_says_so_where_it_is_not_installed(described, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "MDAnalysis", None)
+    (tmp_path / "run.xtc").write_bytes(b"")
+    path = described(trajectories=[{"positions": "run.xtc", "temperature_kelvin": 348}])
+    with pytest.raises(UserError, match=r"run.xtc: this format needs MDAnalysis: install cg-data\[trajectories\]"):
+        run(path, tmp_path / "out")
