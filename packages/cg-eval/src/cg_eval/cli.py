@@ -101,6 +101,19 @@ def compare(
         typer.echo(f"{comparison.table()}\nwritten to {output / name}")
 
 
+@app.command(epilog="Example: cg-eval scaling timings.csv -o scaling")
+def scaling(
+    timings: Annotated[Path, typer.Argument(help="CSV with the columns devices and time (of an epoch), one line per run")],
+    output: OutputOption,
+) -> None:
+    """Fit the laws of Amdahl and Gustafson to times of the same work on different numbers of devices."""
+    from cg_eval.scaling import fit_scaling, read_times
+
+    result = fit_scaling(*read_times(timings))
+    result.save(output)
+    typer.echo(f"{result.table()}\nwritten to {output}")
+
+
 def _options(values: dict[str, Any], overrides: Sequence[str] | None) -> list[str]:
     """Return the options given by name, then the `key=value` ones, as overrides; the last one counts."""
     named = [f"{key}={list(value) if isinstance(value, list) else value}" for key, value in values.items() if value is not None]

@@ -10,6 +10,7 @@ from cg_data.contracts import Array
 if TYPE_CHECKING:
     from cg_eval.compare import Comparison
     from cg_eval.forces import ForceSplit
+    from cg_eval.scaling import Scaling
     from cg_eval.simulate import Simulation
 
 COLOURS = ("#0b3c5d", "#d1495b", "#7f8c8d", "#2e8b57")
@@ -152,6 +153,27 @@ def plot_force_groups(split: "ForceSplit", prefix: str, path: Path, label: str) 
     axis.grid(axis="y", linewidth=0.3)
     axis.legend(fontsize=8, frameon=False, ncols=len(models), loc="lower right")
     axis.set_title(f"{split.n_frames} frames of {split.n_trajectories} trajectories", fontsize=9)
+    figure.savefig(path)
+
+
+def plot_scaling(scaling: "Scaling", path: Path) -> None:
+    """Draw measured speed-up over devices with the fitted laws of Amdahl and Gustafson and the ideal line."""
+    figure, axes = new_figure(1, 1, 4.2, 3.4)
+    axis, n = axes[0, 0], np.linspace(1, max(scaling.devices), 200)
+    axis.plot(n, n, color=COLOURS[2], linestyle=":", label="ideal")
+    serial = scaling.amdahl.estimate
+    axis.plot(n, 1 / (serial + (1 - serial) / n), color=COLOURS[0], linestyle="-", label=f"Amdahl, serial {serial:.4f}")
+    axis.plot(
+        n,
+        n - scaling.gustafson.estimate * (n - 1),
+        color=COLOURS[1],
+        linestyle="--",
+        label=f"Gustafson, serial {scaling.gustafson.estimate:.4f}",
+    )
+    axis.plot(scaling.devices, scaling.speedup, marker="o", linestyle="none", color="black", label="measured")
+    axis.set_xlabel("devices", fontsize=9)
+    axis.set_ylabel("speed-up", fontsize=9)
+    axis.legend(fontsize=8, frameon=False)
     figure.savefig(path)
 
 

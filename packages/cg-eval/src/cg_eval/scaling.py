@@ -1,0 +1,123 @@
+"""How training time falls with devices: speed-up, efficiency, and the laws of Amdahl and Gustafson with intervals."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from cg_data.atomic import atomic_folder
+from cg_data.errors import UserError, require
+
+
+@dataclass(frozen=True)
+class Fraction:
+    """A serial fraction with its confidence interval; low and high are None where there are no points to spare for one."""
+
+    estimate: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        interval = "no interval: as many points as parameters" if self.low is None else f"[{self.low:.4f}, {self.high:.4f}]"
+        return f"{self.estimate:.4f} {interval}"
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Times of the same work on several numbers of devices.
+
+    amdahl: s of S(n) = 1 / (s + (1 - s) / n); gustafson: s of S(n) = n - s (n - 1), on the same measured speed-ups.
+    """
+
+    devices: tuple[int, ...]
+    times: tuple[float, ...]
+    amdahl: Fraction
+    gustafson: Fraction
+    level: float
+
+    @property
+    def speedup(self) -> np.ndarray:
+        """Return [n] time on the fewest devices over time, times the fewest devices."""
+        return self.times[0] * self.devices[0] / np.asarray(self.times)
+
+    @property
+    def efficiency(self) -> np.ndarray:
+        """Return [n] speed-up over devices."""
+        return self.speedup / np.asarray(self.devices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self) | {"speedup": self.speedup.tolist(), "efficiency": self.efficiency.tolist()}
+
+    def table(self) -> str:
+        """Return the scaling as text."""
+        lines = [f"{'devices':>8} {'time':>12} {'speed-up':>9} {'efficiency':>11}"]
+        for n, t, s, e in zip(self.devices, self.times, self.speedup, self.efficiency, strict=True):
+            lines.append(f"{n:>8} {t:>12.4g} {s:>9.2f} {100 * e:>9.1f} %")
+        lines.append(f"Amdahl's serial fraction {self.amdahl} ({100 * self.level:g} %)")
+        lines.append(f"Gustafson's serial fraction {self.gustafson} ({100 * self.level:g} %)")
+        return "\n".join(lines)
+
+    def save(self, folder: Path | str, overwrite: bool = False) -> None:
+        """Write scaling.txt, scaling.json and scaling.png, atomically."""
+        from cg_eval.plots import plot_scaling
+
+        with atomic_folder(folder, overwrite=overwrite) as aside:
+            (aside / "scaling.txt").write_text(self.table() + "\n")
+            (aside / "scaling.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+            plot_scaling(self, aside / "scaling.png")
+
+
+def fit_scaling(devices: Sequence[int], times: Sequence[float], level: float = 0.95) -> Scaling:
+    """Return the scaling of times of equal work on numbers of devices, in any unit of time; repeated counts are repeats.
+
+    Amdahl: T(n) = a + b / n by least squares of relative errors, s = a / (a + b), interval by Student's t and the delta
+    method. Gustafson: one parameter, least squares of speed-ups. Raises `UserError` for fewer than two numbers of devices.
+    """
+    order = np.argsort(np.asarray(devices), kind="stable")
+    n, t = np.asarray(devices, np.float64)[order], np.asarray(times, np.float64)[order]
+    require(
+        len(n) == len(t) and len(np.unique(n)) >= 2, f"scaling: expected times on two or more numbers of devices, received {n.tolist()}"
+    )
+    require(bool((n >= 1).all() and (t > 0).all()), "scaling: devices must be at least 1 and times positive")
+    design = np.stack([1 / t, 1 / (n * t)], axis=1)
+    (a, b), *_ = np.linalg.lstsq(design, np.ones(len(n)), rcond=None)
+    residual = design @ np.array([a, b]) - 1
+    gradient = np.array([b, -a]) / (a + b) ** 2
+    spread = None
+    if len(n) > 2:
+        covariance = np.linalg.inv(design.T @ design) * (residual**2).sum() / (len(n) - 2)
+        spread = float(np.sqrt(gradient @ covariance @ gradient)) * stats.t.ppf(0.5 + level / 2, len(n) - 2)
+    speedup = t[0] * n[0] / t
+    further = n > n[0]
+    x, y = (n - 1)[further], (n - speedup)[further]
+    slope = float((x * y).sum() / (x * x).sum())
+    slope_spread = None
+    if len(x) > 1:
+        slope_spread = float(
+            np.sqrt(((y - slope * x) ** 2).sum() / (len(x) - 1) / (x * x).sum()) * stats.t.ppf(0.5 + level / 2, len(x) - 1)
+        )
+    return Scaling(
+        tuple(int(value) for value in n), tuple(map(float, t)), _fraction(float(a / (a + b)), spread), _fraction(slope, slope_spread), level
+    )
+
+
+def read_times(path: Path | str) -> tuple[list[int], list[float]]:
+    """Return (devices, times) of a CSV with the columns `devices` and `time`, one line per run."""
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [int(row["devices"]) for row in rows], [float(row["time"]) for row in rows]
+    except OSError:
+        raise UserError(f"{path}: cannot be read; expected a CSV with the columns devices and time") from None
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: expected a CSV with the columns devices and time, a whole number and a number on each line") from None
+
+
+def _fraction(estimate: float, spread: float | None) -> Fraction:
+    return Fraction(estimate, None, None) if spread is None else Fraction(estimate, estimate - spread, estimate + spread)
