@@ -134,6 +134,10 @@ class Artifact:
         positions = np.asarray(positions, np.float64)
         return frame_graph(positions, species, residue_index, chain_index, self.manifest.cutoff_angstrom)
 
+    def reserve(self, beads: int, edges: int) -> None:
+        """Compile for at least these numbers from now on, so that systems of several sizes share one program."""
+        self._budget = Budget(*map(max, dataclasses.astuple(self._budget), (beads, edges, beads, beads, beads)))
+
     def energy_and_forces(self, graph: BeadGraph) -> tuple[np.ndarray, np.ndarray]:
         """Return per-bead energies [n_beads] kcal/mol and forces [n_beads, 3] kcal/mol/angstrom of an unpadded graph.
 

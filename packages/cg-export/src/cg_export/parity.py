@@ -1,6 +1,7 @@
 """Is it the same model? Artifact against bundle, and LAMMPS against artifact, over the same frames."""
 
 import dataclasses
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from cg_data.contracts import BeadGraph
 from cg_data.store import Dataset
-from cg_data.topology import frame_graph
-from cg_export.artifact import TOLERANCES, Artifact, Errors, compare, export_artifact, with_precision
+from cg_export.artifact import TOLERANCES, Artifact, Errors, Part, compare, export_artifact, with_precision
 from cg_export.lammps.build import ensure_plugin
 from cg_export.lammps.data_file import bonded_kinds, box_bounds, data_file, wrap
 from cg_export.lammps.input import LammpsConfig, input_file
@@ -18,6 +19,7 @@ from cg_export.lammps.run import read_dump, run_lammps
 from cg_export.lammps.system import System, frame_system
 from cg_export.manifest import read_manifest
 from cg_models.bundle import Bundle
+from cg_models.graph import Budget, pack, plan_budget, sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,21 +61,32 @@ def parity(
         loaded = Artifact(artifact)
         bundle = with_precision(bundle, loaded.manifest.precision)
         tolerance = TOLERANCES[loaded.manifest.precision]
+        graphs = {name: [_graph(loaded, system, x) for x in frames] for name, (system, frames) in systems.items()}
+        # One size for everything: each of the three evaluations compiles once.
+        budget = plan_budget([sizes(graph) for group in graphs.values() for graph in group], 1)
+        loaded.reserve(budget.n_beads, budget.n_edges)
         for name, (system, frames) in systems.items():
-            species = loaded.manifest.species_index(system.names)
-            graphs = [
-                frame_graph(x, species, system.residue_index, system.chain_index, loaded.manifest.cutoff_angstrom)
-                for x in np.asarray(frames, np.float64)
-            ]
-            from_artifact = [loaded.energy_and_forces(graph) for graph in graphs]
-            from_bundle = [bundle.energy_and_forces(graph, part=loaded.manifest.part) for graph in graphs]
+            from_artifact = [loaded.energy_and_forces(graph) for graph in graphs[name]]
+            from_bundle = [_bundle_energy_and_forces(bundle, graph, budget, loaded.manifest.part) for graph in graphs[name]]
             worst = _worst([compare(*actual, *expected) for actual, expected in zip(from_artifact, from_bundle, strict=True)])
-            rows.append(ParityRow(name, "artifact / bundle", system.n_beads, len(graphs), worst, tolerance))
+            rows.append(ParityRow(name, "artifact / bundle", system.n_beads, len(frames), worst, tolerance))
             for n in ranks:
-                from_lammps = lammps_forces(artifact, system, frames, n, plugin)
+                reserve = (budget.n_beads, budget.n_edges)
+                from_lammps = lammps_forces(artifact, system, frames, n, plugin, reserve=reserve, cache=Path(scratch) / "cache")
                 worst = _worst([compare(*actual, *expected) for actual, expected in zip(from_lammps, from_artifact, strict=True)])
-                rows.append(ParityRow(name, f"LAMMPS ({n} rank{'s' * (n > 1)}) / artifact", system.n_beads, len(graphs), worst, tolerance))
+                rows.append(ParityRow(name, f"LAMMPS ({n} rank{'s' * (n > 1)}) / artifact", system.n_beads, len(frames), worst, tolerance))
     return rows
+
+
+def _graph(artifact: Artifact, system: System, positions: np.ndarray) -> BeadGraph:
+    species = artifact.manifest.species_index(system.names)
+    return artifact.graph(positions, species, system.residue_index, system.chain_index)
+
+
+def _bundle_energy_and_forces(bundle: Bundle, graph: BeadGraph, budget: Budget, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    energies, forces = bundle.energy_and_forces(pack([graph], budget), part=part)
+    n_beads = graph.n_beads
+    return np.asarray(energies)[:n_beads], np.asarray(forces)[:n_beads]
 
 
 def dataset_systems(dataset: Dataset, domains: Sequence[str], n_frames: int) -> dict[str, tuple[System, np.ndarray]]:
@@ -106,11 +119,14 @@ def lammps_forces(
     ranks: int = 1,
     plugin: Path | str | None = None,
     box_angstrom: float | None = None,
+    reserve: tuple[int, int] | None = None,
+    cache: Path | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (energies [n_beads], forces [n_beads, 3]) of each frame as LAMMPS computes them with the artifact.
 
     frames: [n_frames, n_beads, 3] angstrom. box_angstrom: edge of a periodic cube around the system's own positions; frames may lie
-    anywhere and are wrapped into it. Free space where None.
+    anywhere and are wrapped into it. Free space where None. reserve: beads and edges to compile for at least, and cache: folder of
+    compiled programs, so that LAMMPS processes for several systems share one.
     """
     manifest = read_manifest(artifact)
     frames = np.asarray(frames, np.float64)
@@ -126,9 +142,13 @@ def lammps_forces(
         (folder / "model").symlink_to(Path(artifact).resolve(), target_is_directory=True)
         (folder / "system.data").write_text(data_file(system, manifest.species_names, manifest.masses_amu, box_angstrom))
         setup = input_file(config, manifest, plugin, bonded_kinds(system)).split("\nvelocity ")[0]
+        if reserve is not None:
+            setup = setup.replace("cg python", f"cg python reserve {reserve[0]} {reserve[1]}")
         (folder / "in.parity").write_text(setup.replace("s s s", "f f f") + PARITY_COMMANDS)
         (folder / "frames.lammpstrj").write_text(_trajectory(frames, low, high, "ff" if box_angstrom is None else "pp"))
-        run_lammps(folder, "in.parity", ranks)
+        kept = os.environ.get("JAX_COMPILATION_CACHE_DIR", cache)
+        environment = {} if kept is None else {"JAX_COMPILATION_CACHE_DIR": str(kept)}
+        run_lammps(folder, "in.parity", ranks, extra_environment=environment)
         snapshots = read_dump(folder / "forces.dump", ["c_energy", "fx", "fy", "fz"])
     return [(values[:, 0], values[:, 1:]) for _, values in snapshots]
 

@@ -66,10 +66,16 @@ void PairCG::allocate()
 
 void PairCG::settings(int narg, char **arg)
 {
-  if (narg > 1) error->all(FLERR, "pair_style cg: expected 'pair_style cg [python]', received {} arguments", narg);
-  runtime_name = narg == 1 ? arg[0] : "python";
+  runtime_name = narg > 0 ? arg[0] : "python";
   if (runtime_name != "python")
     error->all(FLERR, "pair_style cg: unknown runtime '{}'; expected 'pair_style cg python'", runtime_name);
+  if (narg > 1 && (narg != 4 || strcmp(arg[1], "reserve") != 0))
+    error->all(FLERR, "pair_style cg: expected 'pair_style cg python' or 'pair_style cg python reserve BEADS EDGES'");
+  reserved = cg::Budget();
+  if (narg == 4) {
+    const int beads = utils::inumeric(FLERR, arg[2], false, lmp);
+    reserved = {beads, utils::inumeric(FLERR, arg[3], false, lmp), beads, beads, beads};
+  }
 }
 
 void PairCG::coeff(int narg, char **arg)
@@ -119,6 +125,7 @@ void PairCG::init_style()
   if (runtime) return;
   try {
     runtime = cg::python_runtime(folder);
+    if (reserved.beads > 0) runtime->plan(reserved, true);
   } catch (const std::runtime_error &failure) {
     error->one(FLERR, "pair style cg: {}", failure.what());
   }

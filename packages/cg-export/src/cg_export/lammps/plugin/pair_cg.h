@@ -1,6 +1,6 @@
 // Pair style `cg`: energies and forces of an artifact exported by cg-export.
 //
-//   pair_style cg python
+//   pair_style cg python [reserve BEADS EDGES]
 //   pair_coeff * * artifact-folder ALA ARG ... (one residue name of the artifact, or NULL, for each atom type)
 
 #ifndef LMP_PAIR_CG_H
@@ -48,6 +48,7 @@ class PairCG : public Pair {
   std::vector<int> species_of_type;    // index into artifact.species, -1 for NULL
   bool ghost_receivers = false;        // whether ghosts need their own neighbours: receptive field beyond the cutoff
 
+  cg::Budget reserved;    // least sizes to compile for
   cg::Budget budget;
   cg::Buffers buffers;
   std::vector<std::unique_ptr<void, void (*)(void *)>> owned;
