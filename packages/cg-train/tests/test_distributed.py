@@ -160,8 +160,8 @@ def test_the_first_node_of_a_list_is_found(nodes: str, first: str) -> None:
             Processes("n7:29856", 4, 3),
         ),
         (
-            {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "5", "JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234"},
-            Processes("10.0.0.1:1234", 2, 1),
+            {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "5", "JAX_COORDINATOR_ADDRESS": "192.0.2.1:1234"},
+            Processes("192.0.2.1:1234", 2, 1),
         ),
     ],
 )
