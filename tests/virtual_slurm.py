@@ -172,10 +172,13 @@ def start_daemons(cluster: VirtualSlurm) -> None:
 
 def daemon(cluster: VirtualSlurm, *command: str | Path) -> None:
     """Start a program that puts itself into the background; its descriptors are not ours to wait on."""
-    with open(cluster.folder / "log" / "start", "a") as log:
-        subprocess.run(
-            [str(part) for part in command], env={**os.environ, **cluster.environment}, stdout=log, stderr=log, check=True, timeout=30
-        )
+    environment = {**os.environ, **cluster.environment}
+    start = cluster.folder / "log" / "start"
+    with open(start, "a") as log:
+        done = subprocess.run([str(part) for part in command], env=environment, stdout=log, stderr=log, check=False, timeout=30)
+    if done.returncode != 0:
+        logs = [path.read_text()[-2000:] for path in sorted((cluster.folder / "log").iterdir())]
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}\n" + "\n".join(logs))
 
 
 def stop_daemons(cluster: VirtualSlurm) -> None:
