@@ -38,7 +38,7 @@ def test_the_template_is_the_default_configuration() -> None:
     assert given == TrainConfig(dataset="dataset", prior="prior.yaml").to_dict()
     names = set(TrainConfig.model_fields) - {"model"}
     assert names <= set(values)
-    for section in ("data", "loss", "validation", "checkpoints"):
+    for section in ("data", "loss", "augmentation", "validation", "checkpoints"):
         assert set(TrainConfig.model_fields[section].annotation.model_fields) == set(values[section])
 
 

@@ -186,6 +186,17 @@ class LossConfig(Configuration):
     """kcal/mol/angstrom; force errors beyond it count linearly."""
 
 
+class AugmentationConfig(Configuration):
+    """What is done to training frames before they are learned from."""
+
+    random_rotation: bool = False
+    """Turn every frame at random; equivariant models need it only as a check."""
+    noise_angstrom: float = pydantic.Field(default=0.0, ge=0)
+    """Standard deviation of Gaussian noise on positions; the forces become those of the noised density. 0: none."""
+    score_fraction: float = pydantic.Field(default=0.0, ge=0, le=1)
+    """Share of the noise's own score in the noised forces; the rest is the force of the frame as it was."""
+
+
 class ValidationConfig(Configuration):
     """When and on how much the model is validated."""
 
@@ -237,6 +248,7 @@ class TrainConfig(Configuration):
     data: DataConfig = DataConfig()
     stages: Annotated[tuple[AnyStage, ...], pydantic.Field(min_length=1)] = (StageConfig(),)
     loss: LossConfig = LossConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
     frames_per_batch: Positive = 32
     """Frames of one optimizer step, over all devices together."""
     gradient_accumulation: Positive = 1

@@ -14,12 +14,14 @@ from cg_data.contracts import Array
 from cg_data.errors import UserError
 from cg_models.graph import Budget, BudgetOverflow
 from cg_train import config as c
+from cg_train.augment import noised, random_rotation
 from cg_train.distributed import put_batch, put_replicated, sharding_of, to_host
 from cg_train.frames import GraphSource
 from cg_train.loader import PLANNED_STEPS, Batch, BatchBuilder, Example, grown_budget, plan_run_budget, training_batches
 from cg_train.log import Display, display
 from cg_train.loss import loss_value
 from cg_train.optimizer import make_optimizer, make_schedule
+from cg_train.order import random_generator
 from cg_train.state import Progress, TrainState, empty_window, trained
 from cg_train.step import evaluated_params, make_evaluation, make_step
 from cg_train.trainer import Trainer
@@ -27,6 +29,8 @@ from cg_train.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 MOST_REPLANS = 20
+AUGMENTATION = 1
+"""Keeps the draws of augmentation apart from those of the order."""
 STOP_LAG = 2
 """Steps after which processes look whether any of them was asked to stop: late enough not to wait for the devices."""
 
@@ -39,11 +43,13 @@ class GradientStage:
         self.trainer, self.stage, self.progress = trainer, stage, progress
         self.n_steps = stage_steps(stage, len(trainer.training.table), config.frames_per_batch)
         self.last_step = progress.stage_first_step + self.n_steps
-        self.frozen_prior = stage.train == "backbone" and config.model.mode == "hybrid"
+        frozen = stage.train == "backbone" and config.model.mode == "hybrid"
+        # Where positions get noise, the prior's forces are not those of the stored frames: it goes through the step.
+        self.subtracted_prior = frozen and config.augmentation.noise_angstrom == 0
         self.schedule = make_schedule(stage, self.n_steps)
         self.optimizer = make_optimizer(stage, self.schedule)
         self.sharding = sharding_of(trainer.mesh, config.gradient_accumulation)
-        energy = trainer.model.energy_of("backbone" if self.frozen_prior else "full")
+        energy = trainer.model.energy_of("backbone" if self.subtracted_prior else "full")
         self.step_fn = make_step(energy, config.loss, stage, self.optimizer, config.ema_decay, trainer.mesh)
         self.evaluate = make_evaluation(energy, config.loss, trainer.mesh)
         self.validation_batches: list[Batch] = []
@@ -200,10 +206,24 @@ class GradientStage:
         return batches
 
     def _builder(self, source: GraphSource, state: TrainState, budget: Budget) -> BatchBuilder:
-        targets = self.trainer.targets(source, state, self.frozen_prior)
+        targets = self.trainer.targets(source, state, self.subtracted_prior)
+        config = self.trainer.config
+        augmentation = config.augmentation
+        changed = source is self.trainer.training and (augmentation.random_rotation or augmentation.noise_angstrom > 0)
 
         def example(sample: int, step: int) -> Example:
-            return Example(source.graph(sample), targets(sample))
+            graph, forces = source.graph(sample), targets(sample)
+            if not changed:
+                return Example(graph, forces)
+            generator = random_generator(config.seed, AUGMENTATION, step, sample)
+            if augmentation.noise_angstrom > 0:
+                kelvin = float(source.table.temperature[sample])
+                positions, forces = noised(graph.positions, forces, kelvin, augmentation, generator)
+                graph = source.graph_of_positions(sample, positions)
+            if augmentation.random_rotation:
+                rotation = random_rotation(generator)
+                graph, forces = dataclasses.replace(graph, positions=graph.positions @ rotation.T), forces @ rotation.T
+            return Example(graph, forces)
 
         return BatchBuilder(source, example, self.sharding, budget, self.trainer.dtype)
 

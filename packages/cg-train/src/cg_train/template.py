@@ -38,6 +38,11 @@ loss:
   kind: mse                 # mse, huber
   huber_delta: 10.0         # kcal/mol/A; larger force errors count linearly
 
+augmentation:
+  random_rotation: false
+  noise_angstrom: 0.0       # Gaussian noise on positions, with the forces of the noised density
+  score_fraction: 0.0       # share of the noise's own score in them
+
 frames_per_batch: 32        # of one step, over all devices together
 gradient_accumulation: 1    # parts of a batch, one after the other, to save memory
 ema_decay: 0.99             # average of the parameters for validation and bundle; null: none
