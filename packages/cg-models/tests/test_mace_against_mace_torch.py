@@ -21,7 +21,7 @@ from cg_models.hybrid import build_model
 from cg_models.layers import SILU_GAIN
 from cg_models.statistics import ModelStatistics
 
-CHANNELS, SPECIES = 4, 4
+CHANNELS, SPECIES, CUTOFF = 4, 4, 9.0
 HARMONICS = harmonic_irreps(2, True)
 INPUTS = (HARMONICS[:1], HARMONICS[:2])
 OUTPUTS = (HARMONICS[:2], HARMONICS[:1])
@@ -87,7 +87,7 @@ def translated(reference):
         weights[f"up_{layer}"] = per_irrep(state[block + "linear_up.weight"], len(INPUTS[layer]))
         by_degree, radial_order = message_weights(reference, layer)
         weights |= {f"message_{layer}_{k}": value for k, value in by_degree.items()}
-        weights[f"radial_{layer}_0"] = state[block + "conv_tp_weights.layer0.weight"]
+        weights[f"radial_{layer}_0"] = state[block + "conv_tp_weights.layer0.weight"] / (CUTOFF**1.5 / 4)
         weights[f"radial_{layer}_1"] = state[block + "conv_tp_weights.layer1.weight"] * gain
         last = state[block + "conv_tp_weights.layer2.weight"] * gain
         weights[f"radial_{layer}_2"] = last.reshape(7, -1, CHANNELS)[:, radial_order].reshape(7, -1)
@@ -113,7 +113,7 @@ def test_spherical_harmonics_are_those_of_e3nn_torch(reference):
 def test_energies_and_forces_are_those_of_mace_torch(reference, precision, tolerance):
     options = {"kind": "mace", "layers": 2, "num_features": CHANNELS, "embed": CHANNELS, "num_radial": 5, "readout": 6}
     options |= {"mlp_n_hidden": 7, "mlp_n_layers": 2}
-    config = ModelConfig.parse({"mode": "backbone", "cutoff_angstrom": 9.0, "precision": precision, "backbone": options}, "test")
+    config = ModelConfig.parse({"mode": "backbone", "cutoff_angstrom": CUTOFF, "precision": precision, "backbone": options}, "test")
     model = build_model(config, ("A", "B", "C", "D"), None, ModelStatistics(avg_num_neighbors=6.0))
     weights = translated(reference)
     expected = jax.eval_shape(model.init, jax.random.key(0))["backbone"]
@@ -122,7 +122,7 @@ def test_energies_and_forces_are_those_of_mace_torch(reference, precision, toler
     params = {"backbone": {module: {name: jnp.asarray(value, precision) for name, value in weights.items()}}}
     index = np.arange(9, dtype=np.int32)
     positions = reference["positions"].astype(precision)
-    graph = frame_graph(positions, reference["species"].astype(np.int32), index, np.zeros(9, np.int32), 9.0)
+    graph = frame_graph(positions, reference["species"].astype(np.int32), index, np.zeros(9, np.int32), CUTOFF)
     energies, forces = jax.jit(energy_and_forces(model.energy))(params, graph)
     for ours, theirs in ((energies, reference["energies"]), (forces, reference["forces"])):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())

@@ -9,7 +9,7 @@ import numpy as np
 
 from cg_data.contracts import Array
 from cg_models.edges import Edges
-from cg_models.radial import bessel_basis
+from cg_models.radial import scaled_bessel_basis
 
 SILU_GAIN = 1.6791767
 """1/sqrt of the mean of silu(x)^2 over a standard normal x: keeps the variance of activations at one."""
@@ -61,7 +61,6 @@ def two_body(
     one_hot = jax.nn.one_hot(species, setting.n_species, dtype=edges.lengths.dtype)
     receiver = edges.of_receivers(one_hot @ parameter("species_receiver", (setting.n_species, hidden)))
     sender = edges.of_senders(one_hot) @ parameter("species_sender", (setting.n_species, hidden))
-    # Brings the basis to unit variance over a ball; 4 is found numerically.
-    radial = bessel_basis(edges.lengths, num_radial, setting.cutoff_angstrom) * jnp.asarray(setting.cutoff_angstrom**1.5 / 4, one_hot.dtype)
+    radial = scaled_bessel_basis(edges.lengths, num_radial, setting.cutoff_angstrom)
     x = (receiver + sender + linear(parameter, "radial", radial, hidden)) * jnp.asarray(1 / np.sqrt(3), one_hot.dtype)
     return mlp(parameter, "two_body", silu(x), hidden, n_hidden_layers - 1, hidden)

@@ -23,3 +23,8 @@ def bessel_basis(r: Array, n: int, cutoff: float) -> Array:
     """
     frequencies = jnp.asarray(np.pi / cutoff * np.arange(1, n + 1), r.dtype)
     return jnp.asarray(np.sqrt(2 / cutoff), r.dtype) * jnp.sin(frequencies * r[..., None]) / r[..., None]
+
+
+def scaled_bessel_basis(r: Array, n: int, cutoff: float) -> Array:
+    """Return the Bessel basis times cutoff^(3/2) / 4, which has about unit variance where most neighbours are, [...] -> [..., n]."""
+    return bessel_basis(r, n, cutoff) * jnp.asarray(cutoff**1.5 / 4, r.dtype)

@@ -41,11 +41,13 @@ def messages(
     inputs: Irreps,
     harmonics: Irreps,
     width: int,
+    weight_scale: float,
 ) -> Array:
     """Return sum_j R(r_ij) (h_j x Y(r_ij)), channels mixed, [n_beads, dim(harmonics), width].
 
     features [n_beads, dim(inputs), c]; radial [..., n_paths, c]; directions [..., dim(harmonics)]. The sum over neighbours of
-    (R h_j) Y comes first, as a matrix product per bead, and the coupling coefficients after it, once per bead.
+    (R h_j) Y comes first, as a matrix product per bead, and the coupling coefficients after it, once per bead. weight_scale: of
+    the linear map's fresh weights.
     """
     neighbours = edges.of_senders(features)
     lower, harmonic = blocks(inputs), blocks(harmonics)
@@ -58,7 +60,7 @@ def messages(
     mixed = []
     for k, parts in found.items():
         x = jnp.concatenate(parts, -1)
-        weights = parameter(f"{name}_{k}", (x.shape[-1], width))
+        weights = parameter(f"{name}_{k}", (x.shape[-1], width), scale=weight_scale)
         mixed.append(x @ (weights * jnp.asarray(1 / np.sqrt(x.shape[-1]), x.dtype)))
     return jnp.concatenate(mixed, 1)
 

@@ -10,7 +10,7 @@ from cg_models.backbones.mace.layers import messages, mix, mix_by_species, polyn
 from cg_models.edges import Edges
 from cg_models.equivariant import Irreps, harmonic_irreps, paths, spherical_harmonics
 from cg_models.layers import Parameter, Setting, linear, mlp, silu
-from cg_models.radial import bessel_basis
+from cg_models.radial import scaled_bessel_basis
 
 
 def bead_energies(parameter: Parameter, edges: Edges, species: Array, config: MaceConfig, setting: Setting) -> Array:
@@ -24,7 +24,7 @@ def bead_energies(parameter: Parameter, edges: Edges, species: Array, config: Ma
     dtype = edges.lengths.dtype
     one_hot = jax.nn.one_hot(species, setting.n_species, dtype=dtype)
     directions = spherical_harmonics(edges.directions, config.max_ell)
-    radial = bessel_basis(edges.lengths, config.num_radial, setting.cutoff_angstrom) * edges.envelope[..., None]
+    radial = scaled_bessel_basis(edges.lengths, config.num_radial, setting.cutoff_angstrom) * edges.envelope[..., None]
 
     features = (one_hot @ parameter("embed", (setting.n_species, config.embed)))[:, None, :]
     inputs: Irreps = hidden[:1]
@@ -66,7 +66,9 @@ def interaction(
     n_paths = len(paths(inputs, harmonics, harmonics))
     weights = mlp(parameter, f"radial_{layer}", radial, config.mlp_n_hidden, config.mlp_n_layers, n_paths * channels)
     weights = weights.reshape(*weights.shape[:-1], n_paths, channels)
-    message = messages(parameter, f"message_{layer}", up, weights, directions, edges, inputs, harmonics, width)
+    # The paper divides by the number of neighbours, not its root: fresh weights make up for it, or fresh messages would be tiny.
+    fresh = float(np.sqrt(setting.avg_num_neighbors))
+    message = messages(parameter, f"message_{layer}", up, weights, directions, edges, inputs, harmonics, width, fresh)
     message = message * jnp.asarray(1 / setting.avg_num_neighbors, message.dtype)
     count = sum(polynomial_basis(harmonics, outputs, config.correlation)[1])
     by_species = parameter(f"product_{layer}", (setting.n_species, count, width), scale=float(1 / np.sqrt(count)))
