@@ -6,7 +6,7 @@ import pytest
 
 from cg_data.errors import UserError
 from cg_data.topology import frame_graph
-from cg_models.graph import BudgetOverflow, dense, flat, frame_sum, pack, plan_budget, sizes
+from cg_models.graph import BudgetOverflow, dense, flat, frame_sum, pack, plan_budget, plan_budgets, sizes
 from cg_models.testing import random_chain
 
 
@@ -86,3 +86,31 @@ def test_frame_sums_leave_padding_out():
     packed = pack(GRAPHS, plan_budget(GRAPHS, 4))
     sums = frame_sum(jax.numpy.ones(packed.n_beads), packed, 5)
     np.testing.assert_array_equal(sums, [8, 12, 10, 0, 0])
+
+
+def proteins(n_frames, seed=0):
+    """Sizes like those of mdCATH: 50 to 500 residues, log-normal about 130, about 26 neighbours, fewer in small proteins."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for beads in np.clip(np.exp(rng.normal(np.log(130), 0.5, n_frames)), 50, 500).astype(int):
+        edges = int(beads * (30 - 60 / np.cbrt(beads) + rng.normal(0, 0.7)))
+        tuples = {"n_bonds": beads - 1, "n_angles": beads - 2, "n_dihedrals": beads - 3}
+        found.append({"n_beads": int(beads), "n_edges": edges, "n_neighbours": 50, **tuples})
+    return found
+
+
+def test_few_shapes_keep_padding_below_five_percent_on_proteins_of_50_to_500_residues():
+    needs = proteins(400)
+    plan = plan_budgets(needs, beads_per_batch=2000)
+    padding = plan.padding(needs)
+    assert padding["n_beads"] < 0.05
+    assert padding["n_edges"] < 0.05
+    assert len(plan.budgets) <= 4
+
+
+def test_planned_batches_hold_every_frame_once_and_fit_their_budgets():
+    graphs = [chain(6 + seed % 7, seed) for seed in range(12)]
+    plan = plan_budgets(graphs, beads_per_batch=25)
+    assert sorted(frame for _, frames in plan.batches for frame in frames) == list(range(12))
+    for number, frames in plan.batches:
+        pack([graphs[frame] for frame in frames], plan.budgets[number]).check("packed")

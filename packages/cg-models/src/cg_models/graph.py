@@ -19,6 +19,7 @@ from cg_data.contracts import Array, BeadGraph
 from cg_data.errors import UserError, require
 
 BEAD_FIELDS = ("positions", "species", "residue_index", "chain_index")
+SUMMED = ("n_beads", "n_edges", "n_bonds", "n_angles", "n_dihedrals")
 TUPLE_FIELDS = (("bonds", "bond_mask"), ("angles", "angle_mask"), ("dihedrals", "dihedral_mask"))
 
 
@@ -84,6 +85,89 @@ def plan_budget(
         n_dihedrals=largest("n_dihedrals"),
         n_neighbours=n_neighbours if dense else None,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class BudgetPlan:
+    """Batches of frames and, for each, which of a few budgets it is packed into.
+
+    budgets: the shapes, each compiled once; batches: (number of the budget, indices of the frames).
+    """
+
+    budgets: tuple[Budget, ...]
+    batches: tuple[tuple[int, tuple[int, ...]], ...]
+
+    def padding(self, needs: Sequence[Mapping[str, int]]) -> dict[str, float]:
+        """Return the share of the packed beads and edges that is padding, given the `sizes` of all frames."""
+        shares = {}
+        for name in ("n_beads", "n_edges"):
+            used = sum(needs[frame][name] for _, frames in self.batches for frame in frames)
+            shares[name] = 1 - used / sum(getattr(self.budgets[number], name) for number, _ in self.batches)
+        return shares
+
+
+def plan_budgets(
+    graphs: Sequence[BeadGraph | Mapping[str, int]], beads_per_batch: int, max_padding: float = 0.05, most_shapes: int = 8
+) -> BudgetPlan:
+    """Return batches of all frames, each of about `beads_per_batch` beads, in the fewest shapes that keep padding small.
+
+    graphs: unpadded graphs of one frame each, or their `sizes`. Frames are put together first-fit, largest first, bounded by
+    beads and by edges in proportion; batches of alike size then share a budget. The number of shapes grows until padding is below
+    `max_padding` of beads and of edges, or is `most_shapes`. A frame larger than `beads_per_batch` has a batch of its own.
+    """
+    require(len(graphs) > 0, "plan_budgets: expected at least one frame, received none: check the split of the data set")
+    require(beads_per_batch > 0, f"plan_budgets: beads_per_batch must be positive, received {beads_per_batch}")
+    needs = [sizes(graph) if isinstance(graph, BeadGraph) else graph for graph in graphs]
+    groups = _first_fit(needs, beads_per_batch)
+    plan = BudgetPlan((), ())
+    for n_shapes in range(1, min(most_shapes, len(groups)) + 1):
+        plan = _shared_shapes(needs, groups, n_shapes)
+        if max(plan.padding(needs).values()) < max_padding:
+            break
+    return plan
+
+
+def _first_fit(needs: Sequence[Mapping[str, int]], beads_per_batch: int) -> list[list[int]]:
+    """Return groups of frames, first-fit decreasing over beads and edges; the capacity for edges is that of an average batch."""
+    edges_per_batch = beads_per_batch * sum(need["n_edges"] for need in needs) / max(sum(need["n_beads"] for need in needs), 1)
+    groups: list[list[int]] = []
+    room: list[list[float]] = []
+    for frame in sorted(range(len(needs)), key=lambda frame: -needs[frame]["n_beads"]):
+        beads, edges = needs[frame]["n_beads"], needs[frame]["n_edges"]
+        place = next((n for n, (b, e) in enumerate(room) if beads <= b and edges <= e), None)
+        if place is None:
+            groups.append([])
+            room.append([float(beads_per_batch), edges_per_batch])
+            place = len(groups) - 1
+        groups[place].append(frame)
+        room[place] = [room[place][0] - beads, room[place][1] - edges]
+    return groups
+
+
+def _shared_shapes(needs: Sequence[Mapping[str, int]], groups: Sequence[Sequence[int]], n_shapes: int) -> BudgetPlan:
+    """Return the plan whose shapes are runs of groups in order of their edges, cut so that padded edges are fewest."""
+    totals = {name: np.array([sum(needs[frame][name] for frame in group) for group in groups]) for name in SUMMED}
+    order = np.argsort(totals["n_edges"], kind="stable")
+    edges = totals["n_edges"][order].astype(float)
+    n = len(order)
+    cost = np.full((n_shapes + 1, n + 1), np.inf)
+    cost[0, 0] = 0
+    cuts = np.zeros((n_shapes + 1, n + 1), int)
+    for shape in range(1, n_shapes + 1):
+        for end in range(1, n + 1):
+            options = cost[shape - 1, :end] + edges[end - 1] * (end - np.arange(end))
+            cuts[shape, end] = int(options.argmin())
+            cost[shape, end] = options.min()
+    budgets: list[Budget] = []
+    batches: list[tuple[int, tuple[int, ...]]] = []
+    end = n
+    for shape in range(n_shapes, 0, -1):
+        members = order[cuts[shape, end] : end]
+        n_frames = max(len(groups[member]) for member in members) + 1
+        budgets.append(Budget(n_frames=n_frames, **{name: max(int(totals[name][members].max()), 1) for name in SUMMED}))
+        batches += [(len(budgets) - 1, tuple(groups[member])) for member in members]
+        end = cuts[shape, end]
+    return BudgetPlan(tuple(budgets), tuple(batches))
 
 
 def pack(graphs: Sequence[BeadGraph], budget: Budget) -> BeadGraph:
