@@ -13,8 +13,9 @@ import pytest
 from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError
 from cg_data.units import thermal_energy
-from cg_eval.dynamics import kinetic_temperature, maxwell_momenta
+from cg_eval.dynamics import kinetic_temperature, maxwell_momenta, start_motion
 from cg_eval.simulate import SimulateConfig, run_dynamics, starting_frames
+from cg_eval.tempering import exchange
 
 WIDE = {
     "smallest_bond_angstrom": 1e-6,
@@ -122,6 +123,39 @@ def test_bond_lengths_follow_the_boltzmann_density_with_its_jacobian():
     mean = (weight * grid).sum() / weight.sum()
     assert_mean(r.mean(axis=(0, 2)), mean)
     assert_mean(((r - mean) ** 2).mean(axis=(0, 2)), (weight * (grid - mean) ** 2).sum() / weight.sum())
+
+
+def test_tempering_samples_every_temperature_of_the_ladder():
+    temperatures = (250.0, 300.0, 360.0)
+    start = start_at(np.full((24, 4, 3), 0.1) * np.arange(4)[None, :, None])
+    options = {"n_steps": 6000, "save_every_steps": 20, "time_step_ps": 0.05, "cutoff": 1e-3}
+    result = run(harmonic_wells, {"k": 1.0}, start, ensemble="tempering", tempering_kelvin=temperatures, **options)
+    tried, exchanged = result.exchanges
+    assert 0.3 < exchanged / tried < 0.95
+    later = slice(len(result.time_ps) // 6, None)
+    for temperature in temperatures:
+        # One ladder of three replicas is one independent sample of each temperature.
+        mask = (np.abs(result.bath_temperature[later] - temperature) < 0.5).reshape(-1, 8, 3)
+        energies = result.potential_energy[later].reshape(-1, 8, 3)
+        assert (mask.sum(axis=2) == 1).all()
+        assert_mean((energies * mask).sum(axis=(0, 2)) / mask.sum(axis=(0, 2)), 1.5 * 4 * thermal_energy(temperature))
+        assert result.frames(temperature_kelvin=temperature).n_frames == len(result.time_ps[1:]) * 8
+
+
+@pytest.mark.parametrize(("energies", "accepted"), [((5.0, -5.0), 1), ((-500.0, 500.0), 0)])
+def test_an_exchange_that_lowers_the_cold_energy_is_always_made(energies, accepted):
+    motion = start_motion(np.zeros((2, 3, 3)), np.full(3, MASS), np.array([300.0, 400.0]), 0, at_rest=False)
+    motion = motion._replace(potential_energy=jnp.asarray(energies))
+    after, tried, exchanged = exchange(motion, 2, 0, seed=0)
+    assert (tried, exchanged) == (1, accepted)
+    ratio = np.asarray(after.momenta[0] / motion.momenta[0])
+    np.testing.assert_allclose(ratio, np.sqrt(400 / 300) if accepted else 1.0, rtol=1e-6)
+    assert after.temperature.tolist() == ([400.0, 300.0] if accepted else [300.0, 400.0])
+
+
+def test_tempering_without_temperatures_is_refused():
+    with pytest.raises(ValueError, match="only then"):
+        SimulateConfig(ensemble="tempering")
 
 
 def energy_drift(time_step_ps):

@@ -31,6 +31,16 @@ def test_a_simulation_starts_at_frames_of_the_data_set_and_says_how_it_ran(simul
         assert text in simulation.table()
 
 
+def test_a_force_field_without_its_prior_shows_as_failing_in_the_survival_curve(hybrid_bundle, simulation, dataset):
+    config = CONFIG.model_copy(update={"part": "backbone", "n_steps": 2000, "save_every_steps": 100})
+    alone = simulate(hybrid_bundle, dataset_start(hybrid_bundle, dataset, "one", config), config)
+    assert simulation.survival()[-1] == 1.0
+    assert alone.survival()[-1] == 0.0
+    assert (np.diff(alone.survival()) <= 0).all()
+    assert all(outcome.reason for outcome in alone.outcomes)
+    assert "stopped at" in alone.table()
+
+
 def test_a_saved_simulation_is_read_back_as_it_was(simulation, tmp_path):
     simulation.save(tmp_path / "run")
     back = load_simulation(tmp_path / "run")

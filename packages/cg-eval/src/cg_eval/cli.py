@@ -94,8 +94,9 @@ def compare(
     require(bool(found), f"{simulations}: no simulation; expected the output folder of cg-eval simulate")
     for name in domain or found:
         simulation = load_simulation(simulations / name)
-        reference = reference_frames(data, name, simulation.config.temperature_kelvin)
-        comparison = compare_distributions(simulation.frames(settings.after_ps), reference, settings, domain=name)
+        temperature = settings.temperature_kelvin or float(simulation.bath_temperature[0].min())
+        model, reference = simulation.frames(settings.after_ps, temperature), reference_frames(data, name, temperature)
+        comparison = compare_distributions(model, reference, settings, domain=name)
         comparison.save(output / name)
         settings.save(output / name / "config.yaml")
         typer.echo(f"{comparison.table()}\nwritten to {output / name}")

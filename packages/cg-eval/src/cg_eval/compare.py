@@ -31,6 +31,8 @@ class CompareConfig(Configuration):
 
     after_ps: float = pydantic.Field(default=0.0, ge=0)
     """Leave out the start of each replica, up to this time."""
+    temperature_kelvin: float | None = None
+    """Of a simulation with several temperatures: the one compared; None for its lowest."""
     n_bins: int = pydantic.Field(default=50, ge=2)
     native_cutoff_angstrom: float = pydantic.Field(default=9.0, gt=0)
     native_tolerance: float = pydantic.Field(default=1.2, gt=1)

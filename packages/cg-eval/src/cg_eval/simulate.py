@@ -39,10 +39,12 @@ class SimulateConfig(Configuration):
 
     part: Literal["full", "prior", "backbone"] = "full"
     """Which part of the force field moves the beads."""
-    ensemble: Literal["langevin", "nve"] = "langevin"
-    """Langevin dynamics (BAOAB) at a temperature, or velocity Verlet at constant energy."""
+    ensemble: Literal["langevin", "nve", "tempering"] = "langevin"
+    """Langevin dynamics (BAOAB) at a temperature, velocity Verlet at constant energy, or Langevin with parallel tempering."""
     temperature_kelvin: float = pydantic.Field(default=320.0, gt=0)
-    """Of the thermostat, and of the momenta at the start."""
+    """Of the thermostat, and of the momenta at the start; tempering takes `tempering_kelvin` instead."""
+    tempering_kelvin: tuple[float, ...] = ()
+    """Temperatures of a ladder, ascending; neighbours try to exchange whenever a frame is saved."""
     n_replicas: int = pydantic.Field(default=8, ge=1)
     n_steps: int = pydantic.Field(default=5000, ge=1)
     save_every_steps: int = pydantic.Field(default=50, ge=1)
@@ -57,6 +59,11 @@ class SimulateConfig(Configuration):
     def _check_steps(self) -> "SimulateConfig":
         if self.n_steps % self.save_every_steps:
             raise ValueError(f"n_steps must be a multiple of save_every_steps, received {self.n_steps} and {self.save_every_steps}")
+        steps = list(self.tempering_kelvin)
+        if (self.ensemble == "tempering") != bool(steps):
+            raise ValueError("tempering_kelvin must be given with ensemble tempering, and only then")
+        if steps and (len(steps) < 2 or steps != sorted(set(steps)) or steps[0] <= 0 or self.n_replicas % len(steps)):
+            raise ValueError(f"tempering_kelvin must be two or more ascending temperatures that divide n_replicas, received {steps}")
         return self
 
 
@@ -65,7 +72,6 @@ class ReplicaOutcome:
     """How one replica fared: `stopped_at_ps` and `reason` are None where it stayed in the physical range to the end."""
 
     replica: int
-    temperature_kelvin: float
     stopped_at_ps: float | None
     reason: str | None
 
@@ -74,14 +80,16 @@ class ReplicaOutcome:
 class Simulation:
     """A finished simulation; `n_saved` frames of `n_replicas` replicas, frame 0 being the start.
 
-    positions [n_saved, n_replicas, n_beads, 3] float32 A; time_ps [n_saved]; potential_energy, kinetic_temperature
-    [n_saved, n_replicas] kcal/mol and K; valid [n_saved, n_replicas] bool, False once a replica has stopped.
+    positions [n_saved, n_replicas, n_beads, 3] float32 A; time_ps [n_saved]; potential_energy, kinetic_temperature,
+    bath_temperature [n_saved, n_replicas] kcal/mol and K; valid [n_saved, n_replicas] bool, False once a replica has stopped;
+    exchanges: pairs (tried, exchanged) by tempering.
     """
 
     positions: np.ndarray
     time_ps: np.ndarray
     potential_energy: np.ndarray
     kinetic_temperature: np.ndarray
+    bath_temperature: np.ndarray
     valid: np.ndarray
     outcomes: tuple[ReplicaOutcome, ...]
     species: np.ndarray
@@ -91,19 +99,24 @@ class Simulation:
     config: SimulateConfig
     replica_steps_per_second: float
     room_growths: int
+    exchanges: tuple[int, int] = (0, 0)
 
-    def frames(self, after_ps: float = 0.0) -> BeadFrames:
-        """Return the valid frames later than `after_ps`, replica after replica, each replica one trajectory; no forces."""
+    def frames(self, after_ps: float = 0.0, temperature_kelvin: float | None = None) -> BeadFrames:
+        """Return the valid frames later than `after_ps`, replica after replica, each replica one trajectory; no forces.
+
+        temperature_kelvin: only the frames whose bath had it; after tempering, choose one.
+        """
         keep = self.valid & (self.time_ps > after_ps)[:, None]
+        if temperature_kelvin is not None:
+            keep &= np.abs(self.bath_temperature - temperature_kelvin) < 0.5
         replica, saved = np.nonzero(keep.T)
-        temperature = np.array([outcome.temperature_kelvin for outcome in self.outcomes], np.float32)
         return BeadFrames(
             positions=self.positions[saved, replica],
             forces=None,
             species=self.species,
             residue_index=self.residue_index,
             chain_index=self.chain_index,
-            temperature=temperature[replica],
+            temperature=self.bath_temperature[saved, replica].astype(np.float32),
             trajectory=replica.astype(np.int32),
         )
 
@@ -125,6 +138,8 @@ class Simulation:
             "mean_potential_energy_kcal_per_mol": float(self.potential_energy[1:][alive].mean()) if alive.any() else None,
             "replica_steps_per_second": self.replica_steps_per_second,
             "neighbour_room_growths": self.room_growths,
+            "exchanges_tried": self.exchanges[0],
+            "exchanges_made": self.exchanges[1],
             "replicas": [asdict(outcome) for outcome in self.outcomes],
             "config": self.config.to_dict(),
         }
@@ -132,11 +147,16 @@ class Simulation:
     def table(self) -> str:
         """Return the summary as a few lines of text."""
         values, config = self.to_dict(), self.config
-        bath = f"Langevin, friction {config.friction_per_ps:g}/ps" if config.ensemble == "langevin" else "NVE"
+        bath = "NVE" if config.ensemble == "nve" else f"Langevin, friction {config.friction_per_ps:g}/ps"
+        if config.ensemble == "tempering":
+            tried, made = self.exchanges
+            temperature = f"tempering over {', '.join(f'{t:g}' for t in config.tempering_kelvin)} K, {made} of {tried} exchanges made"
+        else:
+            temperature = f"{config.temperature_kelvin:g} K"
         kinetic = values["mean_kinetic_temperature_kelvin"]
         lines = [
             f"{values['n_replicas']} replicas of {values['n_beads']} beads, {values['simulated_ps_per_replica']:g} ps each, "
-            f"{bath}, {config.temperature_kelvin:g} K, time step {1000 * config.time_step_ps:g} fs",
+            f"{bath}, {temperature}, time step {1000 * config.time_step_ps:g} fs",
             f"kinetic temperature {kinetic:.1f} K" if kinetic is not None else "no frame inside the physical range",
             f"{values['replica_steps_per_second']:.0f} replica-steps/s, compilation included",
             f"{100 * values['surviving_fraction']:.0f} % of replicas inside the physical range to the end",
@@ -163,6 +183,7 @@ class Simulation:
                 "time_ps",
                 "potential_energy",
                 "kinetic_temperature",
+                "bath_temperature",
                 "valid",
                 "species",
                 "residue_index",
@@ -174,6 +195,7 @@ class Simulation:
             file.attrs["config"] = json.dumps(self.config.to_dict())
             file.attrs["replica_steps_per_second"] = self.replica_steps_per_second
             file.attrs["room_growths"] = self.room_growths
+            file.attrs["exchanges"] = self.exchanges
 
 
 def load_simulation(folder: Path | str) -> Simulation:
@@ -196,6 +218,7 @@ def load_simulation(folder: Path | str) -> Simulation:
         config=SimulateConfig.parse(json.loads(attributes["config"]), str(path)),
         replica_steps_per_second=float(attributes["replica_steps_per_second"]),
         room_growths=int(attributes["room_growths"]),
+        exchanges=(int(attributes["exchanges"][0]), int(attributes["exchanges"][1])),
     )
 
 
@@ -249,12 +272,14 @@ def run_dynamics(
 ) -> Simulation:
     """Simulate one replica from each frame of `start` with any energy function; masses [n_beads] amu."""
     from cg_eval.dynamics import start_motion
+    from cg_eval.tempering import exchange, ladder
 
     x = np.asarray(start.positions, config.precision)
     x = x - x.mean(axis=1, keepdims=True)
-    motion = start_motion(x, masses, np.full(len(x), config.temperature_kelvin), config.seed, at_rest=config.ensemble == "nve")
+    temperature = ladder(config.tempering_kelvin or (config.temperature_kelvin,), len(x))
+    motion = start_motion(x, masses, temperature, config.seed, at_rest=config.ensemble == "nve")
     runner = _Runner(energy, params, cutoff_angstrom, start, x, masses, config)
-    began = time.monotonic()
+    began, exchanges = time.monotonic(), np.zeros(2, int)
     motion = runner.advance(motion, 0)
     saved = [runner.row(motion)]
     with progress_bar() as bar:
@@ -262,6 +287,9 @@ def run_dynamics(
         while int(motion.step) < config.n_steps and (np.asarray(motion.failure) == 0).any():
             motion = runner.advance(motion, config.save_every_steps)
             saved.append(runner.row(motion))
+            if config.ensemble == "tempering":
+                motion, *counts = exchange(motion, len(config.tempering_kelvin), len(saved), config.seed)
+                exchanges += counts
             bar.update(task, completed=int(motion.step))
     seconds = time.monotonic() - began
     return Simulation(
@@ -274,6 +302,7 @@ def run_dynamics(
         config=config,
         replica_steps_per_second=int(motion.step) * len(x) / seconds,
         room_growths=runner.growths,
+        exchanges=(int(exchanges[0]), int(exchanges[1])),
     )
 
 
@@ -298,7 +327,7 @@ class _Runner:
         self.replicas = make_replicas(len(positions), start.species, start.residue_index, start.chain_index)
         self.check = range_check(self.replicas, config.physical_range, positions)
         self.energy_and_forces = energy_and_forces(energy)
-        self.integration = Integration(config.time_step_ps, config.friction_per_ps if config.ensemble == "langevin" else None)
+        self.integration = Integration(config.time_step_ps, None if config.ensemble == "nve" else config.friction_per_ps)
         self.growths = 0
         failed = np.asarray(self.check(positions))
         if failed.any():
@@ -337,14 +366,14 @@ class _Runner:
             "time_ps": np.asarray(int(motion.step) * self.config.time_step_ps),
             "potential_energy": np.asarray(motion.potential_energy, np.float64),
             "kinetic_temperature": kinetic_temperature(motion.momenta, self.masses, self.config.ensemble == "nve"),
+            "bath_temperature": np.asarray(motion.temperature, np.float64),
             "valid": np.asarray(motion.failure) == 0,
         }
 
 
 def _outcomes(motion: "Motion", config: SimulateConfig) -> tuple[ReplicaOutcome, ...]:
-    temperature = np.asarray(motion.temperature, np.float64)
     outcomes = []
     for replica, (failure, step) in enumerate(zip(np.asarray(motion.failure), np.asarray(motion.stopped_step), strict=True)):
         stopped = float(step * config.time_step_ps) if failure else None
-        outcomes.append(ReplicaOutcome(replica, float(temperature[replica]), stopped, explain(int(failure)) or None))
+        outcomes.append(ReplicaOutcome(replica, stopped, explain(int(failure)) or None))
     return tuple(outcomes)
