@@ -14,11 +14,13 @@ logger = logging.getLogger("cg_train")
 class Display:
     """Shows where a stage is."""
 
-    def __init__(self, bar: Any, task: Any, stage: str, n_steps: int):
-        self._bar, self._task, self._stage, self._n_steps = bar, task, stage, n_steps
+    def __init__(self, bar: Any, task: Any, stage: str, n_steps: int, speaks: bool):
+        self._bar, self._task, self._stage, self._n_steps, self._speaks = bar, task, stage, n_steps, speaks
 
     def show(self, record: dict[str, Any], stage_step: int) -> None:
         """Show a line of metrics; the bar takes it on a terminal, the log elsewhere."""
+        if not self._speaks:
+            return
         text = summary(record)
         self._bar.update(self._task, completed=stage_step, description=f"{self._stage} {text}")
         if self._bar.disable:
@@ -29,11 +31,11 @@ class Display:
 
 @contextlib.contextmanager
 def display(stage: str, n_steps: int, done: int, show: bool) -> Iterator[Display]:
-    """Yield the display of a stage of `n_steps`, of which `done` are done."""
+    """Yield the display of a stage of `n_steps`, of which `done` are done; it is mute unless `show`."""
     bar = progress_bar()
     bar.disable = bar.disable or not show
     with bar:
-        yield Display(bar, bar.add_task(stage, total=n_steps, completed=done), stage, n_steps)
+        yield Display(bar, bar.add_task(stage, total=n_steps, completed=done), stage, n_steps, show)
 
 
 def summary(record: dict[str, Any]) -> str:
