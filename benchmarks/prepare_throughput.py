@@ -1,8 +1,9 @@
 """Throughput and peak memory of `cg-data prepare`, as a fraction of a bare h5py read of the same bytes.
 
 The domain is made of copies of a shipped protein side by side, each copy in frames of its own, so that bonds, chains and forces are
-real. Prints, for the slice and the optimal map, seconds of the bare read over seconds of `prepare` (one process, one core), the peak
-resident memory of the process, and the speed-up by `--workers` over several such domains.
+real. Prints, for the slice and the optimal map, seconds of the bare read over seconds of `prepare` (one process, one thread; processor
+time, so that other programs on the machine do not matter), the peak resident memory of the process, and the speed-up in elapsed time by
+`--workers` over several such domains.
 
     uv run benchmarks/prepare_throughput.py                                          # 2,400 atoms x 4 trajectories x 100 frames
     uv run benchmarks/prepare_throughput.py --atoms 8000 --trajectories 25 --frames 450
@@ -56,8 +57,8 @@ def write_domain(path: Path, domain: str, n_atoms: int, n_trajectories: int, n_f
 
 
 def bare_read(path: Path) -> float:
-    """Return seconds to read coords and forces of all trajectories, in blocks, and drop them."""
-    start = time.perf_counter()
+    """Return processor seconds to read coords and forces of all trajectories, in blocks, and drop them."""
+    start = time.process_time()
     with h5py.File(path) as file:
         (group,) = file.values()
         for replicas in group.values():
@@ -65,23 +66,23 @@ def bare_read(path: Path) -> float:
                 for name in ("coords", "forces"):
                     for frame in range(0, len(run[name]), 50):
                         run[name][frame : frame + 50]
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
-def prepare(inputs: list[Path], output: Path, *options: str) -> tuple[float, float]:
-    """Run `cg-data prepare` in a process of its own; return its seconds, less those of starting, and its peak memory in MB."""
+def prepare(inputs: list[Path], output: Path, *options: str) -> tuple[float, float, float]:
+    """Run `cg-data prepare` in a process of its own; return processor seconds, elapsed seconds, peak memory in MB."""
     program = (
         "import sys, time, resource\n"
         "from cg_data.config import PrepareConfig\n"
         "from cg_data.pipeline import prepare\n"
-        "start = time.perf_counter()\n"
+        "start, used = time.perf_counter(), time.process_time()\n"
         "prepare(PrepareConfig.load(None, sys.argv[2:]), sys.argv[1])\n"
-        "print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)\n"
+        "print(time.process_time() - used, time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)\n"
     )
     command = [sys.executable, "-c", program, str(output), f"inputs={[str(path) for path in inputs]}", *options]
     done = subprocess.run(command, env={**os.environ, **ONE_CORE}, capture_output=True, text=True, check=True)
-    seconds, megabytes = map(float, done.stdout.split())
-    return seconds, megabytes
+    used, elapsed, megabytes = map(float, done.stdout.split())
+    return used, elapsed, megabytes
 
 
 def main() -> None:
@@ -102,7 +103,7 @@ def main() -> None:
         read = min(bare_read(path), bare_read(path))
         print(f"bare h5py read           {read:8.1f} s  {megabytes / read:7.0f} MB/s")
         for kind in ("slice", "optimal"):
-            seconds, peak = prepare([path], folder / kind, f"force_map.kind={kind}")
+            seconds, _, peak = prepare([path], folder / kind, f"force_map.kind={kind}")
             speed = f"{megabytes / seconds:7.0f} MB/s  {read / seconds:5.2f} of the read"
             print(f"prepare, {kind:15s} {seconds:8.1f} s  {speed}  peak {peak:.0f} MB", flush=True)
         if arguments.workers > 1:
@@ -110,8 +111,8 @@ def main() -> None:
             for i in range(2 * arguments.workers):
                 files.append(folder / f"mdcath_dataset_{i}bigA00.h5")
                 write_domain(files[-1], f"{i}bigA00", arguments.atoms, arguments.trajectories, arguments.frames)
-            alone, _ = prepare(files, folder / "alone")
-            together, _ = prepare(files, folder / "together", f"workers={arguments.workers}")
+            _, alone, _ = prepare(files, folder / "alone")
+            _, together, _ = prepare(files, folder / "together", f"workers={arguments.workers}")
             workers = f"{together:.1f} s with {arguments.workers} workers"
             print(f"{len(files)} domains: {alone:.1f} s alone, {workers}: {alone / together:.2f} times")
 

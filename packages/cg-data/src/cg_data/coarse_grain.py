@@ -27,8 +27,9 @@ from cg_data.force_map import (
     reduce_atoms,
 )
 from cg_data.mapping import BeadMap, map_beads
+from cg_data.records import ForceMapRecord
 from cg_data.select import choose_frames, wanted
-from cg_data.store import DomainData, ForceMapRecord
+from cg_data.store import DomainData
 
 logger = logging.getLogger("cg_data")
 

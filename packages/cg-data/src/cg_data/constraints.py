@@ -106,7 +106,9 @@ def bond_lengths(positions: np.ndarray, bonds: np.ndarray) -> np.ndarray:
     for frame, square in zip(positions, squares, strict=True):
         vectors = frame.take(bonds[:, 0], axis=0)
         vectors -= frame.take(bonds[:, 1], axis=0)
-        np.einsum("bx,bx->b", vectors, vectors, out=square)
+        vectors *= vectors
+        np.add(vectors[:, 0], vectors[:, 1], out=square)
+        square += vectors[:, 2]
     return np.sqrt(squares, out=squares)
 
 

@@ -11,11 +11,10 @@ meet, an interrupted preparation continues with what is missing, and the bytes d
 
 import functools
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pydantic
@@ -24,103 +23,12 @@ from cg_data.atomic import atomic_file, atomic_folder, sha256
 from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError
 from cg_data.mapping import RESIDUE_SPECIES
-from cg_data.split import SPLITS, Segments, SplitConfig, assign_segments, check_segments, is_held_out, read_superfamilies
+from cg_data.records import DATASET_VERSION, DatasetInfo, DomainEntry, DomainRecord, ForceMapRecord, TrajectoryRecord
+from cg_data.split import SPLITS, SplitConfig, assign_segments, check_segments, is_held_out, read_superfamilies
 
-DATASET_VERSION = 1
-UNITS = {"length": "angstrom", "energy": "kcal/mol", "force": "kcal/mol/angstrom", "temperature": "kelvin"}
 ARRAYS = ("positions", "forces", "species", "residue_index", "chain_index", "temperature", "trajectory", "source_frame")
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
-
-
-class Record(pydantic.BaseModel):
-    """Base of what is written as JSON."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class ForceMapRecord(Record):
-    """How all-atom forces became bead forces, and how good that is on frames the map was not fitted on.
-
-    Scores are mean square bead forces per component, (kcal/mol/angstrom)^2, over frames held out of the fit.
-    """
-
-    kind: str
-    requested: str
-    ridge: float | None = None
-    n_folds: int = 0
-    n_frames: int = 0
-    n_weights: int = 0
-    n_constraints: int = 0
-    scores: dict[str, float] = {}
-    note: str = ""
-
-
-class TrajectoryRecord(Record):
-    """One trajectory of a domain: a contiguous run of its frames, in time order."""
-
-    index: int
-    temperature_kelvin: float
-    replica: int
-    first_frame: int
-    n_frames: int
-    n_source_frames: int
-    segments: Segments
-
-
-class DomainRecord(Record):
-    """Everything about one domain but its arrays."""
-
-    domain: str
-    n_beads: int
-    n_frames: int
-    residue_names: tuple[str, ...]
-    residue_numbers: tuple[int, ...]
-    bead_names: tuple[str, ...]
-    has_forces: bool
-    held_out: bool
-    superfamily: str | None = None
-    trajectories: tuple[TrajectoryRecord, ...]
-    rejected: dict[str, int] = {}
-    notes: tuple[str, ...] = ()
-    force_map: ForceMapRecord
-    source: str = ""
-    fingerprint: str = ""
-    checksums: dict[str, str] = {}
-
-    def split_frames(self, name: str) -> np.ndarray:
-        """Return the sorted frame indices [n] int64 of a split."""
-        ranges = [
-            np.arange(t.first_frame + t.segments[name][0], t.first_frame + t.segments[name][1])
-            for t in self.trajectories
-            if name in t.segments
-        ]
-        return np.concatenate(ranges).astype(np.int64) if ranges else np.zeros(0, np.int64)
-
-
-class DomainEntry(Record):
-    """A domain's line in the index."""
-
-    n_beads: int
-    n_frames: int
-    held_out: bool
-    record_sha256: str
-
-
-class DatasetInfo(Record):
-    """The index, `dataset.json`."""
-
-    format: Literal["cg-dataset"] = "cg-dataset"
-    version: int = DATASET_VERSION
-    units: dict[str, str] = UNITS
-    species_names: tuple[str, ...]
-    mapping: str
-    has_forces: bool
-    temperatures_kelvin: tuple[float, ...]
-    rejected: dict[str, int]
-    refused: dict[str, str] = {}
-    options: dict[str, Any] = {}
-    domains: dict[str, DomainEntry]
 
 
 @dataclass(frozen=True)
@@ -311,11 +219,6 @@ def write_index(
     with atomic_file(path / "dataset.json") as aside:
         aside.write_text(_to_json(info))
     return info
-
-
-def remove_domain(path: Path, domain: str) -> None:
-    """Remove a domain's folder; the index must be written again."""
-    shutil.rmtree(path / "domains" / domain, ignore_errors=True)
 
 
 def read_record(path: Path) -> DomainRecord:

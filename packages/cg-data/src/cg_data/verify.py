@@ -6,8 +6,9 @@ import numpy as np
 
 from cg_data.atomic import sha256
 from cg_data.errors import UserError
+from cg_data.records import DomainRecord
 from cg_data.split import check_segments
-from cg_data.store import Dataset, DomainRecord, load_frames, open_dataset, read_record
+from cg_data.store import Dataset, load_frames, open_dataset, read_record
 
 
 def verify(path: Path | str) -> list[str]:
