@@ -1,6 +1,7 @@
 """Chains whose bonds, angles and dihedrals are drawn exactly and independently from known potentials."""
 
 import numpy as np
+
 from cg_data.contracts import BeadFrames
 from cg_data.units import thermal_energy
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+
 from cg_priors.inputs import read_frames
 
 jax.config.update("jax_enable_x64", True)

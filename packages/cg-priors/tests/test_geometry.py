@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from cg_priors.geometry import bend_angle, dihedral_angle, distance, feature_gradient
 from cg_priors.safe import masked, safe_norm
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from cg_data.units import thermal_energy
 from cg_priors.config import PriorConfig
 from cg_priors.fit import fit

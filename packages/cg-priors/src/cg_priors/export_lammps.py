@@ -23,6 +23,7 @@ from cg_priors.keys import KEY_COLUMNS, row_lookup
 from cg_priors.parameters import BONDED, PriorParameters
 
 TABLE_POINTS = 6000
+BOND_TABLE_POINTS = 30_000
 LONGEST_BOND_ANGSTROM = 30.0
 SHORTEST_PAIR_ANGSTROM = 0.05
 TYPICAL_MASS_AMU = 110.0
@@ -75,7 +76,7 @@ def _sections(prior: PriorParameters, graph: BeadGraph) -> dict[str, Section]:
 def _settings(prior: PriorParameters, sections: dict[str, Section], folder: Path) -> list[str]:
     lines = [
         f"# prior at {prior.temperature_kelvin:g} K; include after read_data; weights are multiplied in",
-        f"bond_style hybrid harmonic table spline {TABLE_POINTS}",
+        f"bond_style hybrid {' '.join(_bond_styles(prior))}",
         "special_bonds lj 0.0 1.0 1.0",
         f"comm_modify cutoff {LONGEST_BOND_ANGSTROM + 2:g}",
     ]
@@ -97,6 +98,13 @@ def _settings(prior: PriorParameters, sections: dict[str, Section], folder: Path
                 _append_table(folder / file, f"ROW{index}", *_tabulate(prior, name, index))
                 lines.append(f"{kind}_coeff {number} {style}{file} ROW{index} # {row}")
     return lines + _pair_lines(prior, folder)
+
+
+def _bond_styles(prior: PriorParameters) -> list[str]:
+    """Return the sub-styles in use; LAMMPS refuses others."""
+    forms = [prior.terms[name].form for name in ("bond", "excluded_volume") if name in prior.terms]
+    styles = ["harmonic"] if "harmonic" in forms else []
+    return styles + ([f"table spline {BOND_TABLE_POINTS}"] if set(forms) - {"harmonic"} else [])
 
 
 def _fourier_coefficients(prior: PriorParameters, index: int) -> str:
@@ -134,14 +142,14 @@ def _tabulate(prior: PriorParameters, name: str, index: int) -> tuple[np.ndarray
     elif name == "repulsion":
         x = np.linspace(SHORTEST_PAIR_ANGSTROM, term.settings["cutoff"], TABLE_POINTS)
     else:
-        x = np.linspace(0, LONGEST_BOND_ANGSTROM, TABLE_POINTS + 1)
+        x = np.linspace(0, LONGEST_BOND_ANGSTROM, BOND_TABLE_POINTS + 1)
     p = {key: np.asarray(value, np.float64)[index : index + 1] for key, value in prior.arrays[name].items()}
 
     def energy(at: np.ndarray) -> np.ndarray:
         return term.weight * FORMS[term.form].formula(at, p, term.settings)
 
     # Sixth-order differences: the formulas are smooth and defined beyond the ends of the table.
-    h = 1e-3
+    h = 1e-4
     force = -sum(c * (energy(x + n * h) - energy(x - n * h)) for n, c in ((1, 45.0), (2, -9.0), (3, 1.0))) / (60 * h)
     if name in ("angle", "dihedral"):
         return np.degrees(x), energy(x), force / np.degrees(1)

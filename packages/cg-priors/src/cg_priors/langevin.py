@@ -40,7 +40,8 @@ def simulate_prior(
     mass = jnp.asarray(masses, jnp.float32)[:, None]
     push = 0.5 * dt * ACCELERATION_PER_FORCE / mass
     spread = jnp.sqrt(thermal_energy(prior.temperature_kelvin) * ACCELERATION_PER_FORCE / mass)
-    keep = np.exp(-friction_per_ps * dt)
+    keep = float(np.exp(-friction_per_ps * dt))
+    noise = float(np.sqrt(1 - keep**2))
 
     def forces(x: jax.Array) -> jax.Array:
         return -jax.grad(lambda moved: energy(arrays, dataclasses.replace(graph, positions=moved)).sum())(x)
@@ -49,7 +50,7 @@ def simulate_prior(
         x, v, f = state
         v = v + push * f
         x = x + 0.5 * dt * v
-        v = keep * v + np.sqrt(1 - keep**2) * spread * jax.random.normal(key, x.shape, x.dtype)
+        v = keep * v + noise * spread * jax.random.normal(key, x.shape, x.dtype)
         x = x + 0.5 * dt * v
         f = jax.vmap(forces)(x)
         return (x, v + push * f, f), None

@@ -1,0 +1,109 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cg_data.errors import UserError
+from cg_data.store import write_dataset
+from cg_priors.cli import app
+from cg_priors.inputs import frames_from_arrays, read_frames
+from cg_priors.parameters import load_prior
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def prior_file(trp_cage_file, tmp_path_factory):
+    path = tmp_path_factory.mktemp("fit") / "prior.yaml"
+    done = call("fit", trp_cage_file, "-o", path, "bootstrap_samples=2", "angle.order=4", "dihedral.order=2")
+    assert done.exit_code == 0
+    assert "force_constant" in done.stdout
+    assert "JS 0.0" in done.stdout
+    return path
+
+
+def test_fit_writes_a_prior_with_the_resolved_configuration(prior_file):
+    prior = load_prior(prior_file)
+    assert prior.provenance["configuration"]["angle"]["order"] == 4
+    assert prior.provenance["data"] == "2jofA00.npz"
+    assert prior_file.read_text().startswith("# Prior of a coarse-grained protein")
+
+
+def test_fit_reads_the_training_split_of_a_dataset(trp_cage, tmp_path):
+    frames, species = trp_cage
+    write_dataset(tmp_path / "dataset", {"2jofA00": frames}, species)
+    train, _ = read_frames(tmp_path / "dataset")
+    held, _ = read_frames(tmp_path / "dataset", split="held_out_trajectories")
+    assert train[0].n_frames + held[0].n_frames < frames.n_frames
+    done = call("fit", tmp_path / "dataset", "-o", tmp_path / "prior.yaml", "bootstrap_samples=0", "angle.order=3", "dihedral.order=1")
+    assert done.exit_code == 0
+    assert load_prior(tmp_path / "prior.yaml").provenance["n_frames"] == train[0].n_frames
+
+
+def test_check_and_plot(prior_file, trp_cage_file, tmp_path):
+    assert "sound" in call("check", prior_file).stdout
+    done = call("plot", prior_file, trp_cage_file, "-o", tmp_path / "page.png")
+    assert done.exit_code == 0
+    assert (tmp_path / "page.png").stat().st_size > 20_000
+    assert call("plot", prior_file, "-o", tmp_path / "alone.svg").exit_code == 0
+    with pytest.raises(UserError, match=r"expected a name ending in \.png"):
+        call("plot", prior_file, "-o", tmp_path / "page.doc")
+
+
+def test_export_writes_a_folder_for_lammps(prior_file, trp_cage_file, tmp_path):
+    done = call("export", prior_file, trp_cage_file, "-o", tmp_path / "lammps", "--format", "lammps", "--temperature", "300")
+    assert done.exit_code == 0
+    names = {path.name for path in (tmp_path / "lammps").iterdir()}
+    assert {"prior.settings", "prior.data", "in.prior", "angle.table", "repulsion.table", "excluded_volume.table"} <= names
+    assert "prior at 300 K" in (tmp_path / "lammps" / "prior.settings").read_text()
+
+
+def test_template_is_a_configuration(tmp_path):
+    text = call("template").stdout
+    assert yaml.safe_load(text)["bond"]["form"] == "harmonic"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["temperature_kelvn=300"], "did you mean 'temperature_kelvin'?"),
+        (["bond.frm=spline"], "did you mean 'form'?"),
+        (["bond.form=quadratic"], "'harmonic', 'cis_trans' or 'spline'"),
+        (["temperature_kelvin=300"], "expected one of 348 K"),
+    ],
+)
+def test_bad_options_give_one_line_and_code_2(arguments, message, trp_cage_file, tmp_path):
+    program = Path(sys.executable).parent / "cg-priors"
+    done = subprocess.run([program, "fit", trp_cage_file, "-o", tmp_path / "p.yaml", *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_arrays_are_named(tmp_path):
+    positions = np.zeros((2, 3, 3), np.float32)
+    with pytest.raises(UserError, match=re.escape("positions: expected shape [n_frames, 2, 3] for 2 residue names, received [2, 3, 3]")):
+        frames_from_arrays(positions, ["ALA", "GLY"], 300)
+    with pytest.raises(UserError, match="residue 'XXX'"):
+        frames_from_arrays(positions, ["ALA", "GLY", "XXX"], 300)
+    np.savez(tmp_path / "a.npz", positions=positions, residue_names=np.array(["ALA", "GLY", "ALA"]))
+    with pytest.raises(UserError, match="temperature_kelvin"):
+        read_frames(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", residue_names=np.array(["ALA"]))
+    with pytest.raises(UserError, match="expected an array 'positions'"):
+        read_frames(tmp_path / "b.npz")
+
+
+def test_a_gap_between_beads_starts_a_new_segment():
+    positions = np.zeros((1, 4, 3), np.float32)
+    positions[0, :, 0] = [0, 3.8, 12.0, 15.8]
+    assert frames_from_arrays(positions, ["ALA"] * 4, 300).chain_index.tolist() == [0, 0, 1, 1]

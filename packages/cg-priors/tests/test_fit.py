@@ -1,0 +1,156 @@
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cg_data.errors import UserError
+from cg_data.mapping import RESIDUE_MASSES_AMU
+from cg_priors.config import PriorConfig
+from cg_priors.divergence import coarse, js_divergence
+from cg_priors.fit import fit
+from cg_priors.forms import FORMS
+from cg_priors.histogram import accumulate
+from cg_priors.langevin import simulate_prior
+from cg_priors.parameters import BONDED, PriorParameters, Term
+
+from . import chains
+from .test_recovery import KT, SPECIES, TRUTH, T, potential
+
+
+def test_a_real_protein_gives_the_ca_ca_bond(trp_cage, chignolin):
+    """3.84 +- 0.03 angstrom. The data's own variance, kT / var(r), puts k at 190-210: stiffer than published CA priors."""
+    for frames, species in (trp_cage, chignolin):
+        prior = fit([frames], PriorConfig(bootstrap_samples=0), species)
+        k, length = (float(prior.arrays["bond"][key][0]) for key in ("force_constant", "length"))
+        assert length == pytest.approx(3.84, abs=0.035)
+        r = np.linalg.norm(np.diff(np.asarray(frames.positions, np.float64), axis=1), axis=-1)
+        assert k == pytest.approx(0.0019872043 * 348 / r.var(), rel=0.02)
+        assert 150 < k < 220
+
+
+def test_a_langevin_chain_reproduces_the_histograms_its_prior_was_fitted_to(random):
+    """Independent coordinates: the plain sum of inverted potentials is exact."""
+    n, beads = 12_000, 6
+    r = chains.bonds(random, potential("harmonic"), (n, beads - 1), T)
+    theta = chains.angles(random, potential("quartic"), (n, beads - 2), T)
+    phi = chains.dihedrals(random, potential("periodic"), (n, beads - 3), T)
+    data = chains.frames(chains.build(r, theta, phi), T)
+    plain = {name: {"weight": 1.0} for name in BONDED}
+    plain["angle"]["form"] = "quartic"
+    config = PriorConfig.parse({**plain, "repulsion": None, "excluded_volume": None, "bootstrap_samples": 0}, "test")
+    prior = fit([data], config, SPECIES)
+    run = simulate_prior(prior, data, np.full(beads, 100.0), 20_000, save_every=100, n_replicas=48, timestep_fs=6.0, friction_per_ps=5.0)
+    found, expected = (accumulate([frames], BONDED, SPECIES) for frames in (run, data))
+    for name in BONDED:
+        ours, theirs = (coarse(name, h[name].counts.sum((0, 1)), h[name].centres)[0] for h in (found, expected))
+        assert js_divergence(ours, theirs) < 0.01, name
+
+
+def test_joint_force_matching_finds_the_forces_own_coefficients(random):
+    """Noise-free forces of a known prior come back, whatever the distribution the frames were drawn from."""
+    import jax
+
+    from cg_priors.energy import prior_energy
+    from cg_priors.force_frames import all_pairs_graph
+
+    n, beads = 200, 10
+    r = random.normal(3.8, 0.15, (n, beads - 1))
+    theta = random.uniform(1.0, 2.9, (n, beads - 2))
+    phi = random.uniform(-np.pi, np.pi, (n, beads - 3))
+    data = chains.frames(chains.build(r, theta, phi), T)
+    truth = PriorParameters(
+        SPECIES,
+        T,
+        {"bond": Term("harmonic", 1.0), "angle": Term("fourier", 1.0), "dihedral": Term("periodic", 1.0)},
+        {
+            "bond": {key: np.array([value]) for key, value in TRUTH["harmonic"].items()},
+            "angle": {"cosine": np.array([[0.5, 1.4]]), "sine": np.array([[-12.0, -0.5]])},
+            "dihedral": {key: np.array([value]) for key, value in TRUTH["periodic"].items()},
+        },
+    )
+    graph, energy = all_pairs_graph(data, np.asarray(data.positions[0])), prior_energy(truth)
+    force = jax.jit(jax.vmap(jax.grad(lambda x: -energy(truth.arrays, dataclasses.replace(graph, positions=x)).sum())))
+    data = dataclasses.replace(data, forces=np.asarray(force(np.asarray(data.positions, np.float64)), np.float32))
+    options = {"angle": {"order": 2}, "dihedral": {"order": 3}, "repulsion": None, "excluded_volume": None, "bootstrap_samples": 3}
+    prior = fit([data], PriorConfig.parse({**options, "method": "joint", "force_match": {"ridge": 0.0}}, "test"), SPECIES)
+    assert prior.provenance["force_mse"] < 1e-4 * prior.provenance["zero_force_mse"]
+    assert set(prior.weights.values()) == {1.0}
+    assert prior.arrays["bond"]["force_constant"][0] == pytest.approx(150, rel=5e-3)
+    assert prior.arrays["bond"]["length"][0] == pytest.approx(3.81, abs=2e-3)
+    np.testing.assert_allclose(prior.arrays["dihedral"]["force_constants"][0], TRUTH["periodic"]["force_constants"], atol=0.05)
+    x = np.linspace(1.1, 2.8, 30)
+    ours, theirs = (FORMS["fourier"].formula(x, p.arrays["angle"], {}) for p in (prior, truth))
+    np.testing.assert_allclose(ours - ours.mean(), theirs - theirs.mean(), atol=0.05)
+
+
+def test_force_matching_lowers_the_force_error_of_real_data(trp_cage):
+    frames, species = trp_cage
+    options = {"bootstrap_samples": 0, "angle": {"order": 4}, "dihedral": {"order": 2}, "force_match": {"max_frames": 60, "iterations": 30}}
+    joint = fit([frames], PriorConfig.parse({**options, "method": "joint"}, "test"), species)
+    assert joint.provenance["force_mse"] < 0.75 * joint.provenance["zero_force_mse"]
+    refined = fit([frames], PriorConfig.parse({**options, "method": "lbfgs"}, "test"), species)
+    assert refined.provenance["objective"] < refined.provenance["objective_before"]
+    assert refined.provenance["objective"] * joint.provenance["zero_force_mse"] < 1.1 * joint.provenance["force_mse"]
+
+
+def test_force_matching_without_forces_is_refused(trp_cage):
+    frames, species = trp_cage
+    with pytest.raises(UserError, match="expected frames with forces"):
+        fit([dataclasses.replace(frames, forces=None)], PriorConfig(method="joint"), species)
+
+
+def test_a_form_that_is_not_linear_is_refused_by_the_joint_fit(trp_cage):
+    frames, species = trp_cage
+    config = PriorConfig.parse({"method": "joint", "dihedral": {"form": "gaussians", "order": 2}, "bootstrap_samples": 0}, "test")
+    with pytest.raises(UserError, match="dihedral: form 'gaussians' is not linear"):
+        fit([frames], config, species)
+
+
+def test_every_parameter_has_a_standard_error(trp_cage):
+    frames, species = trp_cage
+    prior = fit([frames], PriorConfig(bootstrap_samples=5), species)
+    for name, group in prior.arrays.items():
+        for key, value in group.items():
+            assert prior.terms[name].errors[key].shape == np.shape(value)
+    assert 0 < prior.terms["bond"].errors["force_constant"][0] < 20
+
+
+def test_chunks_do_not_change_a_histogram(trp_cage, monkeypatch):
+    frames, species = trp_cage
+    whole = accumulate([frames], BONDED, species)
+    monkeypatch.setattr("cg_priors.histogram.CHUNK_COORDINATES", 100)
+    for name, part in accumulate([frames], BONDED, species).items():
+        np.testing.assert_array_equal(part.counts, whole[name].counts)
+
+
+def test_default_prior_keeps_bonds_and_angles_of_a_real_protein_in_dynamics(trp_cage):
+    frames, species = trp_cage
+    prior = fit([frames], PriorConfig(bootstrap_samples=0), species)
+    masses = np.array([RESIDUE_MASSES_AMU[species[s]] for s in frames.species])
+    run = simulate_prior(prior, frames, masses, 4000, n_replicas=4, save_every=20)
+    x = np.asarray(run.positions, np.float64)
+    assert np.isfinite(x).all()
+    r = np.linalg.norm(np.diff(x, axis=1), axis=-1)
+    assert r.min() > 3.0
+    assert r.max() < 4.8
+    from cg_priors.geometry import bend_angle
+
+    theta = bend_angle(np.stack([x[:, :-2], x[:, 1:-1], x[:, 2:]], 2))
+    assert np.degrees(theta.min()) > 55
+    assert np.degrees(theta).mean() < 140
+
+
+def test_importing_the_package_brings_no_heavy_library():
+    code = (
+        "import sys, cg_priors.fit, cg_priors.energy, cg_priors.inputs, cg_priors.cli;"
+        "found = {'haiku','jax_md','optax','orbax','matplotlib','openmm','MDAnalysis','scipy.optimize'} & set(sys.modules);"
+        "sys.exit(str(found) if found else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_thermal_energy_of_the_tests_is_that_of_300_kelvin():
+    assert pytest.approx(0.59616, abs=1e-4) == KT
