@@ -1,28 +1,16 @@
 """The scripts of infra/slurm on a virtual cluster, and the cluster itself."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from .virtual_slurm import VirtualSlurm, is_alive, missing_programs, virtual_slurm, wait_until
+from .virtual_slurm import VirtualSlurm, is_alive, missing_programs, virtual_slurm
 from .workspace import ROOT, run
 
 SCRIPTS = sorted((ROOT / "infra" / "slurm").rglob("*.sbatch"))
 SHELL_FILES = [*SCRIPTS, *sorted((ROOT / "infra" / "slurm").rglob("*.sh"))]
-
-TRAINING = """\
-dataset: {dataset}
-frames_per_batch: 2
-log_every_steps: 1
-model:
-  mode: backbone
-  backbone: {{kind: allegro, layers: 1, l_max: 1, num_features: 4, num_radial: 4, mlp_n_hidden: 8}}
-stages: [{{steps: 30}}]
-validation: {{max_frames: 2}}
-"""
 
 
 def batch_script(folder: Path, body: str) -> Path:
@@ -91,23 +79,3 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Return every file of a dataset but the saved configuration, which names the inputs of the call."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != "config.yaml"]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def test_training_that_is_signalled_writes_a_checkpoint_is_queued_again_and_finishes(slurm: VirtualSlurm, tmp_path: Path) -> None:
-    program = Path(sys.executable).parent / "cg-data"
-    run([program, "prepare", ROOT / "examples/data/mdcath/mdcath_dataset_1pinA01.h5", "-o", tmp_path / "dataset", "force_map.kind=slice"])
-    (tmp_path / "config.yaml").write_text(TRAINING.format(dataset=tmp_path / "dataset"))
-    output, log = tmp_path / "run", tmp_path / "train.log"
-    environment = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
-    arguments = (tmp_path / "config.yaml", "-o", output)
-    job = slurm.submit(ROOT / "infra/slurm/train.sbatch", *arguments, options=(f"--output={log}",), environment=environment)
-
-    metrics = output / "metrics.jsonl"
-    wait_until(lambda: metrics.is_file() and metrics.read_text() != "", 240, lambda: log.read_text() if log.is_file() else "no log")
-    slurm.client("scancel", "--signal=USR1", job)
-    assert slurm.wait(job, timeout=400) == {job: "COMPLETED"}, log.read_text()
-    assert "queued again (1 of at most" in log.read_text()
-    assert (output / "bundle" / "model.yaml").is_file()
-    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-    assert steps == sorted(steps)
-    assert steps[-1] == 30
