@@ -38,7 +38,7 @@ Part = Literal["full", "backbone", "prior"]
 Precision = Literal["float32", "float64"]
 
 TOLERANCES: dict[Precision, float] = {"float32": 1e-6, "float64": 1e-12}
-"""Largest accepted error of forces and energies against the bundle, relative to their root mean square."""
+"""Largest accepted error of forces and energies against the bundle, relative to the largest of a frame."""
 
 DEFAULT_LADDER = (Budget.of_beads(64, 24), Budget.of_beads(256, 32), Budget.of_beads(1024, 40))
 """Budgets of the static modules: beads with ghosts, and edges for folded proteins with a cutoff of 10 A."""
@@ -49,21 +49,21 @@ class Errors:
     """Differences between two evaluations of the same frames."""
 
     energy: float
-    """Largest difference of a per-bead energy, relative to the root mean square of the energies."""
+    """Largest difference of a per-bead energy, relative to the largest energy."""
     force: float
-    """Largest difference of a force component, relative to the root mean square of the components."""
+    """Largest difference of a force component, relative to the largest component."""
 
     def worst(self) -> float:
         """Return the larger of the two."""
-        return max(self.energy, self.force)
+        return float(np.max([self.energy, self.force]))
 
 
 def compare(energies: Array, forces: Array, expected_energies: Array, expected_forces: Array) -> Errors:
-    """Return the errors of energies [n_beads] and forces [n_beads, 3] against expected ones, relative to the expected values' rms."""
+    """Return the errors of energies [n_beads] and forces [n_beads, 3] against expected ones, relative to the largest expected magnitude."""
 
     def relative(actual: Array, expected: Array) -> float:
         actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-        scale = float(np.sqrt(np.mean(expected**2)))
+        scale = float(np.max(np.abs(expected)))
         return float(np.max(np.abs(actual - expected))) / max(scale, 1e-12)
 
     return Errors(relative(energies, expected_energies), relative(forces, expected_forces))

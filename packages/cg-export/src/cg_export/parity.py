@@ -50,8 +50,8 @@ def parity(
     """Compare bundle, artifact and LAMMPS on frames; return one row for each system and comparison.
 
     systems: name -> (system, positions [n_frames, n_beads, 3] angstrom). artifact: its folder; exported aside in `precision` where
-    None. ranks: numbers of MPI ranks LAMMPS runs on; none for an empty sequence. Errors are relative to the root mean square of the
-    expected energies or forces of each frame, the worst over frames.
+    None. ranks: numbers of MPI ranks LAMMPS runs on; none for an empty sequence. Errors are relative to the largest
+    expected energy or force of each frame, the worst over frames.
     """
     rows: list[ParityRow] = []
     with tempfile.TemporaryDirectory() as scratch, jax.enable_x64(True):
@@ -172,4 +172,5 @@ def _trajectory(frames: np.ndarray, low: np.ndarray, high: np.ndarray, boundary:
 
 
 def _worst(errors: Sequence[Errors]) -> Errors:
-    return Errors(max(error.energy for error in errors), max(error.force for error in errors))
+    # NumPy's max, unlike Python's, lets a NaN through.
+    return Errors(float(np.max([error.energy for error in errors])), float(np.max([error.force for error in errors])))
