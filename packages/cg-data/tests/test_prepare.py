@@ -316,7 +316,7 @@ def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(corpus, tmp_path
         process = subprocess.Popen([*command, killed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # The first kill comes while the first domain is being written, the others right after one has appeared.
         while process.poll() is None and len(list(killed.glob("domains/[!.]*" if n_domains else "domains/.*"))) < max(n_domains, 1):
-            time.sleep(0.001)
+            time.sleep(0.005)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             n_kills += 1
