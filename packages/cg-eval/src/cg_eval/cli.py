@@ -115,6 +115,17 @@ def scaling(
     typer.echo(f"{result.table()}\nwritten to {output}")
 
 
+@app.command(epilog="Example: cg-eval report forces md comparison -o report.html")
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="output folders of the other verbs")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write")],
+) -> None:
+    """Gather tables and figures into one HTML page that needs nothing else."""
+    from cg_eval.report import write_report
+
+    typer.echo(f"{output}: {write_report(folders, output)} figures")
+
+
 def _options(values: dict[str, Any], overrides: Sequence[str] | None) -> list[str]:
     """Return the options given by name, then the `key=value` ones, as overrides; the last one counts."""
     named = [f"{key}={list(value) if isinstance(value, list) else value}" for key, value in values.items() if value is not None]

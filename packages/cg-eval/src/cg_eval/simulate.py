@@ -173,6 +173,7 @@ class Simulation:
             for replica in range(self.positions.shape[1]):
                 write_dcd(aside / f"replica_{replica:03d}.dcd", self.positions[self.valid[:, replica], replica], interval)
             self.config.save(aside / "config.yaml")
+            (aside / "summary.txt").write_text(self.table() + "\n")
             (aside / "summary.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
 
     def _write_h5(self, path: Path) -> None:
