@@ -67,7 +67,8 @@ def test_lammps_computes_our_energies_and_forces(prior_and_molecule, tmp_path):
     assert energies["excluded_volume"] > 0.01
     assert energies["repulsion"] > 0.1
     dumped = np.loadtxt(tmp_path / "export" / "forces.dump", skiprows=9)
-    np.testing.assert_allclose(dumped[:, 1:], forces, atol=1e-6 * np.abs(forces).max())
+    # The slope of a spline has kinks in its curvature, which the interpolation of a table rounds off.
+    np.testing.assert_allclose(dumped[:, 1:], forces, atol=1e-5 * np.abs(forces).max())
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openmm") is None, reason="OpenMM (the extra cg-priors[openmm]) is not installed")
