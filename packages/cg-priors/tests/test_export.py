@@ -87,4 +87,4 @@ def test_openmm_computes_our_energies_and_forces(prior_and_molecule, tmp_path):
     energy = state.getPotentialEnergy().value_in_unit(openmm.unit.kilojoule_per_mole) / KJ_PER_KCAL
     assert energy == pytest.approx(sum(energies.values()), rel=1e-6)
     theirs = state.getForces(asNumpy=True).value_in_unit(openmm.unit.kilojoule_per_mole / openmm.unit.nanometer)
-    np.testing.assert_allclose(np.asarray(theirs) / KJ_PER_KCAL * 0.1, forces, atol=1e-5 * np.abs(forces).max())
+    np.testing.assert_allclose(np.asarray(theirs) / KJ_PER_KCAL * 0.1, forces, atol=1e-6 * np.abs(forces).max())

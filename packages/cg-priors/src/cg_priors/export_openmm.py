@@ -19,12 +19,11 @@ from cg_priors.energy import REPULSION_SEPARATION, TERM_KINDS, sequence_separati
 from cg_priors.export_lammps import TYPICAL_MASS_AMU
 from cg_priors.force_frames import all_pairs_graph
 from cg_priors.forms import FORMS, INNER_FRACTION, SMALLEST_SINE_SQUARED
-from cg_priors.histogram import RANGES
 from cg_priors.keys import KEY_COLUMNS, row_lookup
 from cg_priors.parameters import BONDED, PriorParameters
 
 NM_PER_ANGSTROM = 0.1
-TABLE_POINTS = 8001
+POINTS_PER_INTERVAL = 10
 LONGEST_BOND_ANGSTROM = 12.0
 
 
@@ -75,12 +74,11 @@ def _bonded(openmm: Any, prior: PriorParameters, name: str, row: int, tuples: np
     if term.form == "spline":
         coordinate = {2: "distance(p1,p2)/0.1", 3: "angle(p1,p2,p3)", 4: "dihedral(p1,p2,p3,p4)"}[width]
         force = openmm.CustomCompoundBondForce(width, f"{scale!r}*table({coordinate})")
-        low, high = (0.0, LONGEST_BOND_ANGSTROM) if name == "bond" else RANGES[name][:2]
-        x = np.linspace(low, high, TABLE_POINTS)
+        x = _table_points(name, term.settings, p["coefficients"].shape[-1])
         energy = FORMS["spline"].formula(x, {key: value[None] for key, value in p.items()}, term.settings)
         if name == "dihedral":
             energy[-1] = energy[0]
-        force.addTabulatedFunction("table", openmm.Continuous1DFunction(energy.tolist(), low, high, name == "dihedral"))
+        force.addTabulatedFunction("table", openmm.Continuous1DFunction(energy.tolist(), float(x[0]), float(x[-1]), name == "dihedral"))
         for beads in tuples:
             force.addBond(beads.tolist(), [])
         return force
@@ -91,6 +89,16 @@ def _bonded(openmm: Any, prior: PriorParameters, name: str, row: int, tuples: np
     for beads in tuples:
         getattr(force, add)(*beads.tolist(), [])
     return force
+
+
+def _table_points(name: str, settings: Any, n_coefficients: int) -> np.ndarray:
+    """Return even points that contain the knots: OpenMM's cubic interpolation then is the spline itself."""
+    intervals = n_coefficients if settings["periodic"] else n_coefficients - 3
+    width = (settings["high"] - settings["low"]) / intervals
+    below = int(settings["low"] / width) if name == "bond" else 0
+    above = int((LONGEST_BOND_ANGSTROM - settings["high"]) / width) if name == "bond" else 0
+    steps = np.arange(-below * POINTS_PER_INTERVAL, (intervals + above) * POINTS_PER_INTERVAL + 1)
+    return settings["low"] + steps * (width / POINTS_PER_INTERVAL)
 
 
 def _expression(form: str, p: dict[str, np.ndarray], settings: Any) -> str:
