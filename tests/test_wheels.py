@@ -22,6 +22,21 @@ HEAVY = {
     "cg-export": {"jax-md", "orbax-checkpoint", "optax", "matplotlib"},
 }
 
+# What examples of the later packages begin with, made here from the smallest protein, by packages that they bring.
+DATASET = "cg-data prepare examples/data/mdcath/mdcath_dataset_5awlA00.h5 -o dataset force_map.kind=slice"
+PRIOR = "cg-priors fit dataset -o prior.yaml temperature_kelvin=348"
+BUNDLE = """
+from cg_models.bundle import Bundle, save_bundle
+from cg_models.config import ModelConfig
+from cg_priors.parameters import load_prior
+prior = load_prior("prior.yaml")
+save_bundle("run/bundle", Bundle(ModelConfig(mode="prior"), prior.species_names, {"prior": prior.arrays}, prior))
+"""
+EARLIER = {
+    "cg-train": [DATASET, PRIOR, "cg-train template > config.yaml"],
+    "cg-eval": [DATASET, PRIOR, f"python -c '{BUNDLE}'"],
+}
+
 
 def normal(name: str) -> str:
     """Return a distribution's name in its normal form."""
@@ -29,13 +44,14 @@ def normal(name: str) -> str:
 
 
 def smallest_example(package: str) -> tuple[list[str], str]:
-    """Return the Python code of a README's section on the smallest example, and the package's commands that stand before it."""
+    """Return the Python code of a README's section on the smallest example, and the commands that make what it reads."""
     text = (ROOT / "packages" / package / "README.md").read_text()
     section = re.search(r"^## [^\n]*example[^\n]*$(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE | re.IGNORECASE)
     assert section, f"packages/{package}/README.md has no section on its smallest example"
     before, opened, rest = section.group(1).partition("```python\n")
     assert opened, f"packages/{package}/README.md shows no ```python example"
-    return re.findall(rf"^(?:    )?({package} .+)$", before, re.MULTILINE), rest.partition("\n```")[0] + "\n"
+    commands = EARLIER.get(package) or re.findall(rf"^(?:    )?({package} .+)$", before, re.MULTILINE)
+    return commands, rest.partition("\n```")[0] + "\n"
 
 
 def install_alone(package: str, wheels: dict[str, Path], folder: Path) -> Path:
@@ -73,7 +89,7 @@ def test_wheel_installs_alone_and_its_help_and_readme_example_work(package: str,
     (workplace / "example.py").write_text(code)
     variables = {"JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg", "PATH": f"{environment / 'bin'}:{os.environ['PATH']}"}
     for command in (*commands, "python example.py"):
-        run(["bash", "-c", command], cwd=workplace, environment=variables, timeout=180)
+        run(["bash", "-c", command], cwd=workplace, environment=variables, timeout=400)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
