@@ -69,7 +69,7 @@ def zigzag(n_replicas, n_beads):
 
 
 def run(energy, params, start, cutoff=8.0, **options):
-    config = SimulateConfig(n_replicas=start.n_frames, **{"physical_range": WIDE, **options})
+    config = SimulateConfig(n_replicas=start.n_frames, **{"physical_range": WIDE, "temperature_kelvin": 320.0, **options})
     params = {name: jnp.asarray(value, config.precision) for name, value in params.items()}
     return run_dynamics(energy, params, cutoff, start, np.full(start.n_beads, MASS), config)
 

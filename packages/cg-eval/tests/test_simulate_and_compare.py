@@ -14,7 +14,7 @@ from cg_eval.compare import CompareConfig, compare_distributions, reference_fram
 from cg_eval.simulate import SimulateConfig, dataset_start, load_simulation, simulate
 from cg_eval.trajectory_files import read_dcd, write_dcd, write_pdb
 
-CONFIG = SimulateConfig(n_replicas=3, n_steps=200, save_every_steps=20, temperature_kelvin=300.0, part="prior")
+CONFIG = SimulateConfig(n_replicas=3, n_steps=200, save_every_steps=20, part="prior")
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +22,19 @@ def simulation(prior_bundle, dataset):
     return simulate(prior_bundle, dataset_start(prior_bundle, dataset, "one", CONFIG), CONFIG)
 
 
-def test_a_simulation_starts_at_frames_of_the_data_set_and_says_how_it_ran(simulation, dataset):
+def test_a_simulation_starts_at_frames_of_the_data_set_at_the_priors_temperature_and_says_how_it_ran(simulation, dataset):
     start = np.asarray(dataset.frames("one").positions[0])
     np.testing.assert_allclose(simulation.positions[0, 0], start - start.mean(axis=0), atol=1e-5)
     assert simulation.positions.shape == (11, 3, 8, 3)
     assert simulation.time_ps[-1] == pytest.approx(2.0)
     for text in ("3 replicas of 8 beads", "friction 1/ps", "300 K", "time step 10 fs"):
         assert text in simulation.table()
+
+
+def test_a_model_without_a_prior_must_be_told_the_temperature(prior_bundle, dataset):
+    bundle = dataclasses.replace(prior_bundle, prior=None)
+    with pytest.raises(UserError, match="temperature_kelvin: the model has no prior to state one; give it"):
+        dataset_start(bundle, dataset, "one", CONFIG)
 
 
 def test_a_force_field_without_its_prior_shows_as_failing_in_the_survival_curve(hybrid_bundle, simulation, dataset):

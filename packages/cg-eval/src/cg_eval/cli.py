@@ -48,9 +48,7 @@ def forces(
     typer.echo(f"written to {output}")
 
 
-@app.command(
-    epilog="Example: cg-eval simulate run/bundle dataset --domain 1enhA00 -o md n_replicas=16 n_steps=20000 temperature_kelvin=320"
-)
+@app.command(epilog="Example: cg-eval simulate run/bundle dataset --domain 1enhA00 -o md n_replicas=16 n_steps=20000")
 def simulate(
     bundle: BundleArgument,
     dataset: DatasetArgument,

@@ -41,8 +41,8 @@ class SimulateConfig(Configuration):
     """Which part of the force field moves the beads."""
     ensemble: Literal["langevin", "nve", "tempering"] = "langevin"
     """Langevin dynamics (BAOAB) at a temperature, velocity Verlet at constant energy, or Langevin with parallel tempering."""
-    temperature_kelvin: float = pydantic.Field(default=320.0, gt=0)
-    """Of the thermostat, and of the momenta at the start; tempering takes `tempering_kelvin` instead."""
+    temperature_kelvin: float | None = pydantic.Field(default=None, gt=0)
+    """Of the thermostat, and of the momenta at the start; null: that of the model's prior. Tempering takes `tempering_kelvin`."""
     tempering_kelvin: tuple[float, ...] = ()
     """Temperatures of a ladder, ascending; neighbours try to exchange whenever a frame is saved."""
     n_replicas: int = pydantic.Field(default=8, ge=1)
@@ -236,12 +236,21 @@ def starting_frames(frames: BeadFrames, n_replicas: int, temperature_kelvin: flo
     return frames.select(candidates[np.arange(n_replicas) * len(candidates) // n_replicas])
 
 
+def with_temperature(config: SimulateConfig, bundle: "Bundle") -> SimulateConfig:
+    """Return the options with the model's own temperature where they state none; `UserError` where neither does."""
+    if config.temperature_kelvin is not None or config.tempering_kelvin:
+        return config
+    if bundle.prior is None:
+        raise UserError("temperature_kelvin: the model has no prior to state one; give it, for example temperature_kelvin=348")
+    return config.model_copy(update={"temperature_kelvin": bundle.prior.temperature_kelvin})
+
+
 def dataset_start(bundle: "Bundle", dataset: Dataset, domain: str, config: SimulateConfig) -> BeadFrames:
     """Return starting frames of a domain for `simulate`: at the nearest temperature, species as the bundle numbers them.
 
     Raises `UserError` naming a species that the bundle does not know.
     """
-    start = starting_frames(dataset.frames(domain), config.n_replicas, config.temperature_kelvin)
+    start = starting_frames(dataset.frames(domain), config.n_replicas, with_temperature(config, bundle).temperature_kelvin)
     names = [dataset.species_names[index] for index in np.asarray(start.species)]
     return replace(start, species=np.asarray(bundle.species_index(names), np.int32))
 
@@ -252,7 +261,7 @@ def simulate(bundle: "Bundle", start: BeadFrames, config: SimulateConfig | None 
     start.species are indices into bundle.species_names (see `dataset_start`); its temperature and forces are not used.
     Replicas that leave the physical range stop, with the reason recorded; the others go on.
     """
-    config = config or SimulateConfig()
+    config = with_temperature(config or SimulateConfig(), bundle)
     names = tuple(bundle.species_names[index] for index in np.asarray(start.species))
     unknown = sorted(set(names) - set(RESIDUE_MASSES_AMU))
     require(not unknown, f"simulate: no mass is known for species {unknown[0] if unknown else ''!r}; expected the 20 residues")
@@ -277,7 +286,12 @@ def run_dynamics(
 
     x = np.asarray(start.positions, config.precision)
     x = x - x.mean(axis=1, keepdims=True)
-    temperature = ladder(config.tempering_kelvin or (config.temperature_kelvin,), len(x))
+    temperatures = config.tempering_kelvin
+    if not temperatures:
+        if config.temperature_kelvin is None:
+            raise UserError("temperature_kelvin: expected the temperature of the dynamics, received none: give one")
+        temperatures = (config.temperature_kelvin,)
+    temperature = ladder(temperatures, len(x))
     motion = start_motion(x, masses, temperature, config.seed, at_rest=config.ensemble == "nve")
     runner = _Runner(energy, params, cutoff_angstrom, start, x, masses, config)
     began, exchanges = time.monotonic(), np.zeros(2, int)
