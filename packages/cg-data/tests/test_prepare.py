@@ -387,3 +387,18 @@ def test_the_detector_works_on_coordinates_rounded_as_in_xtc(parts, write_mdcath
     del parts["runs"]["348/1"], parts["runs"]["348/0"]["dssp"]
     dataset = prepare(options(write_mdcath(tmp_path / "xtc.h5", parts)), tmp_path / "out")
     assert dataset.domain("5awlA00").notes == ()
+
+
+def test_one_process_at_a_time_holds_a_lock_although_its_file_is_removed(tmp_path):
+    held, counted = tmp_path / "held", tmp_path / "counted"
+    code = (
+        "import sys, time; from pathlib import Path; from cg_data.pipeline import _lock\n"
+        "held, counted = Path(sys.argv[2]), Path(sys.argv[3])\n"
+        "for _ in range(40):\n"
+        "    with _lock(Path(sys.argv[1]), 'name'):\n"
+        "        held.mkdir(); time.sleep(0.001); held.rmdir()\n"
+        "counted.with_suffix(f'.{sys.argv[4]}').touch()\n"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "locks", held, counted, str(n)]) for n in range(4)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0, 0]
+    assert len(list(tmp_path.glob("counted.*"))) == 4

@@ -8,12 +8,13 @@ import hashlib
 import json
 import logging
 import multiprocessing
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -235,12 +236,23 @@ def _lock(folder: Path, name: str) -> Iterator[None]:
     """Hold a name (a domain, or the index) against other processes; what a killed one left half-written is removed."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{name}.lock"
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        for left in folder.glob(f".{name}.*"):
-            if left.suffix in (".tmp", ".old"):
-                shutil.rmtree(left, ignore_errors=True)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    while True:
+        with open(path, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_open_at(path, file):
+                continue  # the holder before us removed this file, so a newcomer would lock another one
+            for left in folder.glob(f".{name}.*"):
+                if left.suffix in (".tmp", ".old"):
+                    shutil.rmtree(left, ignore_errors=True)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_open_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

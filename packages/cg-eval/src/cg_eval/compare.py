@@ -5,7 +5,6 @@ near it cannot be told from the reference with these data.
 """
 
 import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from cg_data.topology import bonded_tuples
 from cg_eval import observables
 from cg_eval.bootstrap import Blocks, Interval, bootstrap, time_blocks
 from cg_eval.distributions import Bins, js_divergence, overlap, wasserstein
+from cg_eval.json_text import to_json
 from cg_priors.geometry import bend_angle, dihedral_angle, distance
 
 
@@ -129,7 +129,7 @@ class Comparison:
         from cg_eval.plots import plot_distributions
 
         with atomic_folder(folder, overwrite=overwrite) as aside:
-            (aside / "comparison.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+            (aside / "comparison.json").write_text(to_json(self.to_dict()))
             (aside / "comparison.txt").write_text(self.table() + "\n")
             with open(aside / "comparison.csv", "w", newline="") as file:
                 names = [

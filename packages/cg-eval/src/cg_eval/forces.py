@@ -1,7 +1,6 @@
 """Judge a bundle's forces on a data set: `evaluate_forces` and the small report it returns."""
 
 import csv
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from cg_data.errors import require
 from cg_data.store import Dataset
 from cg_eval.bootstrap import Blocks, Interval, bootstrap, time_blocks
 from cg_eval.force_metrics import ERROR_UNITS, chain_positions, errors_by_group, metrics, skill
+from cg_eval.json_text import to_json
 from cg_eval.predict import DomainForces, predict_forces
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class ForceReport:
         from cg_eval.plots import plot_force_groups, plot_force_residuals, plot_force_scatter
 
         with atomic_folder(folder, overwrite=overwrite) as aside:
-            (aside / "forces.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+            (aside / "forces.json").write_text(to_json(self.to_dict()))
             (aside / "forces.txt").write_text(self.table() + "\n")
             self.config.save(aside / "config.yaml")
             with open(aside / "forces.csv", "w", newline="") as file:

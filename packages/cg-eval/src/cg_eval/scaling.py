@@ -1,7 +1,6 @@
 """How training time falls with devices: speed-up, efficiency, and the laws of Amdahl and Gustafson with intervals."""
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from scipy import stats
 
 from cg_data.atomic import atomic_folder
 from cg_data.errors import UserError, require
+from cg_eval.json_text import to_json
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Scaling:
 
         with atomic_folder(folder, overwrite=overwrite) as aside:
             (aside / "scaling.txt").write_text(self.table() + "\n")
-            (aside / "scaling.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+            (aside / "scaling.json").write_text(to_json(self.to_dict()))
             plot_scaling(self, aside / "scaling.png")
 
 

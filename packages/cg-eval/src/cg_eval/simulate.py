@@ -19,6 +19,7 @@ from cg_data.contracts import Array, BeadFrames, EnergyFn, Params
 from cg_data.errors import UserError, require
 from cg_data.mapping import RESIDUE_MASSES_AMU
 from cg_data.store import Dataset
+from cg_eval.json_text import to_json
 from cg_eval.stability import PhysicalRange, explain, range_check, survival_curve
 from cg_eval.trajectory_files import write_dcd, write_pdb
 
@@ -174,7 +175,7 @@ class Simulation:
                 write_dcd(aside / f"replica_{replica:03d}.dcd", self.positions[self.valid[:, replica], replica], interval)
             self.config.save(aside / "config.yaml")
             (aside / "summary.txt").write_text(self.table() + "\n")
-            (aside / "summary.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+            (aside / "summary.json").write_text(to_json(self.to_dict()))
 
     def _write_h5(self, path: Path) -> None:
         with atomic_file(path) as aside, h5py.File(aside, "w") as file:
