@@ -3,7 +3,7 @@
     uv run examples/quickstart.py [--out DIR]
 
 Three proteins of `examples/data` are learned from, the fourth is held out. Every step is one public function of one package, and
-what each writes is what the command lines write; the report at the end is also in DIR/report.txt. About ten minutes on two cores.
+what each writes is what the command lines write; the report at the end is also in DIR/report.txt. About six minutes on two cores.
 """
 
 import argparse
@@ -142,9 +142,8 @@ def make_report(
     """Return the closing table as text."""
     lines = ["Mean square force error, (kcal/mol/A)^2 [95 % bootstrap interval over trajectories and their time blocks]"]
     for name, split in forces.splits.items():
-        lines.append(
-            f"  {name.replace('_', ' ')}: {', '.join(split.domains)} ({split.n_frames} frames, {split.n_trajectories} trajectories)"
-        )
+        count = f"{split.n_trajectories} trajector{'y' if split.n_trajectories == 1 else 'ies'}"
+        lines.append(f"  {name.replace('_', ' ')}: {', '.join(split.domains)} ({split.n_frames} frames, {count})")
         names = {"zero": "zero model", "prior": "prior", "full": "prior + network"}
         lines += [f"    {names[model]:<34}{split.intervals[model]['mse']}" for model in names]
         lines.append(f"    {'prior minus prior + network':<34}{split.improvements['prior - full']}")
