@@ -33,9 +33,28 @@ def test_selected_frames_keep_bead_arrays_and_cut_frame_arrays():
     assert chosen.species.shape == (5,)
 
 
+def test_weights_and_errors_are_cut_with_their_frames():
+    weight = np.array([1.0, 2.0, 3.0], np.float32)
+    error = np.arange(45, dtype=np.float32).reshape(3, 5, 3)
+    frames = dataclasses.replace(chain_frames(), weight=weight, force_error=error).check("here")
+    chosen = frames.select(np.array([2, 0])).check("here")
+    assert chosen.weight.tolist() == [3.0, 1.0]
+    np.testing.assert_array_equal(chosen.force_error, error[[2, 0]])
+
+
+def test_errors_of_forces_that_are_not_there_are_refused():
+    with pytest.raises(UserError, match="force_error without forces"):
+        dataclasses.replace(chain_frames(), forces=None, force_error=np.zeros((3, 5, 3), np.float32)).check("here")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
+        ("weight", np.ones((3, 5), np.float32), r"weight: expected shape \[3\], received \[3, 5\]"),
+        ("weight", np.array([1, 0, 1], np.float32), "weight must be above 0; smallest is 0"),
+        ("weight", np.array([1, np.inf, 1], np.float32), "weight must be finite; frame 1"),
+        ("force_error", np.zeros((3, 5), np.float32), r"force_error: expected shape \[3, 5, 3\]"),
+        ("force_error", np.full((3, 5, 3), -1, np.float32), "force_error must not be negative"),
         ("forces", np.zeros((2, 5, 3), np.float32), r"forces: expected shape \[3, 5, 3\], received \[2, 5, 3\]"),
         ("positions", np.zeros((3, 5, 3)), "positions: expected float32, received float64"),
         ("species", np.zeros(5, np.int64), "species: expected int32, received int64"),

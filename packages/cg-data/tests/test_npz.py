@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -40,6 +41,16 @@ def test_a_dataset_comes_back_the_same_from_npz(dataset, tmp_path, per_domain):
         for name in ("positions", "forces", "species", "residue_index", "chain_index", "temperature", "trajectory"):
             np.testing.assert_array_equal(getattr(back.frames(domain), name), getattr(dataset.frames(domain), name))
     assert verify(back.path) == []
+
+
+def test_weights_and_errors_of_labels_go_through_npz_where_a_domain_has_them(tmp_path):
+    labelled = frames(14, 7, 1)
+    labelled = dataclasses.replace(labelled, weight=np.linspace(1, 2, 14).astype(np.float32), force_error=np.abs(labelled.forces))
+    dataset = write_dataset(tmp_path / "dataset", {"a": frames(10, 4, 0), "b": labelled})
+    back = from_npz(to_npz(dataset, tmp_path / "all.npz"), tmp_path / "back")
+    np.testing.assert_array_equal(back.frames("b").weight, labelled.weight)
+    np.testing.assert_array_equal(back.frames("b").force_error, labelled.force_error)
+    assert (back.frames("a").weight, back.frames("a").force_error) == (None, None)
 
 
 def test_the_padded_layout_is_as_documented(dataset, tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -39,6 +40,19 @@ def test_a_written_dataset_reads_back_the_same_and_is_memory_mapped(dataset):
         np.testing.assert_array_equal(getattr(frames, name), getattr(make_frames(), name))
     assert dataset.domain("a").residue_names == RESIDUE_SPECIES[:6]
     assert verify(dataset.path) == []
+
+
+def test_weights_and_errors_of_labels_are_stored_and_verified_where_there_are_any(tmp_path):
+    weight, error = np.linspace(1, 2, 40).astype(np.float32), np.full((40, 6, 3), 0.5, np.float32)
+    labelled = dataclasses.replace(make_frames(), weight=weight, force_error=error)
+    dataset = write_dataset(tmp_path / "dataset", {"a": labelled, "b": make_frames(seed=1)})
+    np.testing.assert_array_equal(dataset.frames("a").weight, weight)
+    np.testing.assert_array_equal(dataset.frames("a").force_error, error)
+    assert (dataset.frames("b").weight, dataset.frames("b").force_error) == (None, None)
+    assert not (dataset.path / "domains" / "b" / "weight.npy").exists()
+    assert verify(dataset.path) == []
+    np.save(dataset.path / "domains" / "a" / "weight.npy", np.ones(40, np.float32))
+    assert any("weight.npy: checksum differs" in problem for problem in verify(dataset.path))
 
 
 def test_two_writes_of_the_same_data_are_the_same_bytes(tmp_path):

@@ -29,6 +29,10 @@ def contract(cls: Contract) -> Contract:
     return chex.dataclass(cls, frozen=True, mappable_dataclass=False)
 
 
+PER_FRAME = ("positions", "forces", "temperature", "trajectory", "weight", "force_error")
+"""The arrays of `BeadFrames` whose first axis counts frames."""
+
+
 @contract
 class BeadFrames:
     """Frames of one domain.
@@ -40,6 +44,8 @@ class BeadFrames:
     chain_index      [n_beads] int32, one value per unbroken segment: a chain break starts a new value
     temperature      [n_frames] float32, kelvin
     trajectory       [n_frames] int32, one value per trajectory of the domain
+    weight           [n_frames] float32 above 0, the frame's weight in losses and averages; None: all are 1
+    force_error      [n_frames, n_beads, 3] float32, standard error of `forces`, kcal/mol/angstrom; None where it is not known
     """
 
     positions: Array
@@ -49,6 +55,8 @@ class BeadFrames:
     chain_index: Array
     temperature: Array
     trajectory: Array
+    weight: Array = None
+    force_error: Array = None
 
     @property
     def n_frames(self) -> int:
@@ -62,13 +70,8 @@ class BeadFrames:
 
     def select(self, frames: Array) -> "BeadFrames":
         """Return the frames chosen by an index array, a boolean mask or a slice."""
-        return dataclasses.replace(
-            self,
-            positions=self.positions[frames],
-            forces=None if self.forces is None else self.forces[frames],
-            temperature=self.temperature[frames],
-            trajectory=self.trajectory[frames],
-        )
+        per_frame = {name: getattr(self, name) for name in PER_FRAME}
+        return dataclasses.replace(self, **{name: array[frames] for name, array in per_frame.items() if array is not None})
 
     def check(self, where: str) -> "BeadFrames":
         """Return self if the contract holds; raise `UserError` naming `where` and the field otherwise."""
@@ -80,13 +83,23 @@ class BeadFrames:
             _check_shape(getattr(self, name), (n_beads,), np.int32, f"{where}: {name}")
         _check_shape(self.temperature, (n_frames,), np.float32, f"{where}: temperature")
         _check_shape(self.trajectory, (n_frames,), np.int32, f"{where}: trajectory")
-        for name in ("positions", "forces", "temperature"):
+        if self.weight is not None:
+            _check_shape(self.weight, (n_frames,), np.float32, f"{where}: weight")
+        if self.force_error is not None:
+            _check_shape(self.force_error, (n_frames, n_beads, 3), np.float32, f"{where}: force_error")
+            if self.forces is None:
+                raise UserError(f"{where}: force_error without forces: expected both or none")
+        for name in ("positions", "forces", "temperature", "weight", "force_error"):
             values = getattr(self, name)
             if values is not None and not np.isfinite(values).all():
                 frame = int(np.argwhere(~np.isfinite(np.asarray(values)))[0][0])
                 raise UserError(f"{where}: {name} must be finite; frame {frame} is not: remove it and prepare again")
         if n_frames and not (np.asarray(self.temperature) > 0).all():
             raise UserError(f"{where}: temperature must be above 0 K; smallest is {np.min(self.temperature)}")
+        if self.weight is not None and not (np.asarray(self.weight) > 0).all():
+            raise UserError(f"{where}: weight must be above 0; smallest is {np.min(self.weight)}: leave such frames out")
+        if self.force_error is not None and not (np.asarray(self.force_error) >= 0).all():
+            raise UserError(f"{where}: force_error must not be negative; smallest is {np.min(self.force_error)}")
         return self
 
 

@@ -4,7 +4,8 @@ One array per field over all frames of several domains, padded to the largest do
 [n_frames, N_max, 3] kcal/mol/angstrom (float32), species [n_frames, N_max] int32 (-1 in padding), mask [n_frames, N_max] bool, Z
 [n_frames] int32 (number of beads), N_max int, aa_to_id: species names [n_species] in the order of their indices; and what a dataset
 needs to come back whole: residue_index, chain_index [n_frames, N_max] int32, temperature [n_frames], trajectory, domain_index
-[n_frames] int32, domains [n_domains]. Padding is zero but for species. No object arrays, so loading runs no code.
+[n_frames] int32, domains [n_domains]; where a domain has them, weight [n_frames] (1 for frames without) and F_error [n_frames,
+N_max, 3], the standard error of F (NaN for frames without). Padding is zero but for species. No object arrays, so loading runs no code.
 """
 
 import zipfile
@@ -49,6 +50,12 @@ def _padded(dataset: Dataset, domains: Sequence[str]) -> dict[str, Any]:
     for key, (name, fill) in per_bead.items():
         rows = [np.broadcast_to(getattr(frames, name), (frames.n_frames, frames.n_beads)) for frames in parts]
         arrays[key] = np.concatenate([_pad(row, width, fill) for row in rows])
+    if any(frames.weight is not None for frames in parts):
+        weights = [np.ones(frames.n_frames, np.float32) if frames.weight is None else frames.weight for frames in parts]
+        arrays["weight"] = np.concatenate(weights)
+    if any(frames.force_error is not None for frames in parts):
+        errors = [np.full_like(frames.forces, np.nan) if frames.force_error is None else frames.force_error for frames in parts]
+        arrays["F_error"] = np.concatenate([_pad(np.asarray(error), width) for error in errors])
     arrays["mask"] = np.concatenate([_pad(np.ones((frames.n_frames, frames.n_beads), bool), width) for frames in parts])
     arrays["Z"] = np.repeat([frames.n_beads for frames in parts], [frames.n_frames for frames in parts]).astype(np.int32)
     arrays["N_max"] = np.array(width)
@@ -100,8 +107,10 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     missing = [name for name in NEEDED if name not in arrays]
     require(not missing, f"{path}: no array {', '.join(missing)}; expected R, F, species, mask")
     shape = arrays["mask"].shape
-    for name, wanted in (("R", (*shape, 3)), ("F", (*shape, 3)), ("species", shape)):
-        require(arrays[name].shape == wanted, f"{path}: {name}: expected shape {list(wanted)}, received {list(arrays[name].shape)}")
+    wanted = {"R": (*shape, 3), "F": (*shape, 3), "species": shape, "weight": shape[:1], "F_error": (*shape, 3)}
+    for name in sorted(wanted.keys() & arrays.keys()):
+        received = arrays[name].shape
+        require(received == wanted[name], f"{path}: {name}: expected shape {list(wanted[name])}, received {list(received)}")
     return arrays
 
 
@@ -131,6 +140,7 @@ def _domain(
     order = np.argsort(trajectory, kind="stable")
     numbered = {name: arrays[name][rows[0]][beads] if name in arrays else None for name in ("residue_index", "chain_index")}
     residue_index = np.arange(beads.sum()) if numbered["residue_index"] is None else numbered["residue_index"]
+    weight, error = arrays.get("weight"), arrays["F_error"][rows][:, beads][order] if "F_error" in arrays else None
     chain_index = np.zeros(beads.sum()) if numbered["chain_index"] is None else numbered["chain_index"]
     frames = BeadFrames(
         positions=arrays["R"][rows][:, beads][order].astype(np.float32),
@@ -140,5 +150,7 @@ def _domain(
         chain_index=np.asarray(chain_index, np.int32),
         temperature=np.asarray(temperature, np.float32)[order],
         trajectory=np.unique(trajectory[order], return_inverse=True)[1].astype(np.int32),
+        weight=None if weight is None or (weight[rows] == 1).all() else weight[rows][order].astype(np.float32),
+        force_error=None if error is None or np.isnan(error).all() else error.astype(np.float32),
     )
     return DomainData(frames=frames.check(where), residue_names=[names[s] for s in species])

@@ -3,7 +3,8 @@
     dataset/
       dataset.json                 index: version, units, species, options, one entry per domain with its record's checksum
       domains/<domain>/domain.json the domain's record, with the checksums of its arrays
-      domains/<domain>/*.npy       positions, forces, species, residue_index, chain_index, temperature, trajectory, source_frame
+      domains/<domain>/*.npy       positions, forces, species, residue_index, chain_index, temperature, trajectory, source_frame,
+                                   and where there are any, weight and force_error
 
 A domain's folder appears complete or not at all, and the index is made from the folders: writers of different domains do not
 meet, an interrupted preparation continues with what is missing, and the bytes depend on the input and the options alone.
@@ -27,6 +28,8 @@ from cg_data.records import DATASET_VERSION, DatasetInfo, DomainEntry, DomainRec
 from cg_data.split import SPLITS, SplitConfig, assign_segments, check_segments, is_held_out, read_superfamilies
 
 ARRAYS = ("positions", "forces", "species", "residue_index", "chain_index", "temperature", "trajectory", "source_frame")
+OPTIONAL_ARRAYS = ("weight", "force_error")
+"""Written only where a domain has them; its record's checksums tell."""
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
@@ -116,6 +119,7 @@ class Dataset:
 def load_frames(folder: Path, record: DomainRecord) -> BeadFrames:
     """Return the memory-mapped, checked frames of a domain's folder."""
     names = [name for name in ARRAYS if name != "source_frame" and (name != "forces" or record.has_forces)]
+    names += [name for name in OPTIONAL_ARRAYS if f"{name}.npy" in record.checksums]
     arrays = {name: _load_array(folder, name) for name in names}
     frames = BeadFrames(**{"forces": None, **arrays}).check(str(folder))
     if (frames.n_frames, frames.n_beads) != (record.n_frames, record.n_beads):
@@ -172,7 +176,7 @@ def write_domain(path: Path, domain: str, data: DomainData, split: SplitConfig) 
         raise UserError(f"domain id {domain!r}: expected a plain name that can be a folder's")
     frames = data.frames.check(domain)
     with atomic_folder(path / "domains" / domain, overwrite=True) as aside:
-        arrays = {name: getattr(frames, name) for name in ARRAYS if name != "source_frame"}
+        arrays = {name: getattr(frames, name) for name in (*ARRAYS, *OPTIONAL_ARRAYS) if name != "source_frame"}
         arrays["source_frame"] = np.arange(frames.n_frames) if data.source_frame is None else data.source_frame
         arrays["source_frame"] = np.asarray(arrays["source_frame"], np.int32)
         checksums = {}
