@@ -137,6 +137,7 @@ class GradientStage:
             "gradient_norm": window["gradient_norm"] / n_steps,
             "learning_rate": rate,
             "frames_per_second": n_steps * config.frames_per_batch / max(seconds, 1e-9),
+            "devices": self.trainer.mesh.devices.size,
         }
         return record, dataclasses.replace(state, window=put_replicated(empty_window(), self.trainer.mesh))
 
