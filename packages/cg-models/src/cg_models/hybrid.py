@@ -66,10 +66,15 @@ class Model:
 
         return energy
 
-    def force_terms(self, params: Params, graph: BeadGraph) -> Terms:
-        """Return the forces of every term, {name: [n_beads, 3]} kcal/mol/angstrom; they add up to the model's."""
-        names = tuple(jax.eval_shape(self.energy_terms, params, graph))
-        return {name: energy_and_forces(lambda p, g, name=name: self.energy_terms(p, g)[name])(params, graph)[1] for name in names}
+    def force_terms(self, params: Params, graph: BeadGraph, part: Part = "full") -> Terms:
+        """Return the forces of every term of a part, {name: [n_beads, 3]} kcal/mol/angstrom; they add up to the part's."""
+        parts = self.parts if part == "full" else tuple(name for name in self.parts if name == part)
+
+        def terms(params: Params, graph: BeadGraph) -> Terms:
+            return self._terms_of(parts, params, graph)
+
+        names = tuple(jax.eval_shape(terms, params, graph))
+        return {name: energy_and_forces(lambda p, g, name=name: terms(p, g)[name])(params, graph)[1] for name in names}
 
     def _terms_of(self, parts: tuple[str, ...], params: Params, graph: BeadGraph) -> Terms:
         terms = {name: value for part in parts for name, value in self._parts[part](params, graph).items()}
