@@ -87,6 +87,25 @@ def test_molecules_cut_by_the_box_are_made_whole(parts, write_mdcath, tmp_path, 
     np.testing.assert_allclose(np.diff(positions, axis=1), np.diff(expected, axis=1), atol=2e-5)
 
 
+def test_atoms_that_no_bond_holds_are_brought_to_their_residue(parts, write_mdcath, tmp_path):
+    lines = parts["atoms"]["psf"].decode().splitlines()
+    at, first = (next(i for i, line in enumerate(lines) if word in line) for word in ("!NATOM", "!NBOND"))
+    names = [line.split()[4] for line in lines[at + 1 : at + 1 + len(parts["atoms"]["z"])]]
+    numbers = [int(word) for line in lines[first + 1 : lines.index("", first)] for word in line.split()]
+    pairs = [(i, j) for i, j in zip(numbers[::2], numbers[1::2], strict=True) if {names[i - 1], names[j - 1]} != {"CZ", "OH"}]
+    bonds = [f"{i} {j}" for i, j in pairs]
+    parts["atoms"]["psf"] = "\n".join([*lines[:first], f"{len(pairs)} !NBOND: bonds", *bonds, ""]).encode()
+    (tmp_path / "map.yaml").write_text("beads: {OH: {atoms: {OH: 1}, residues: [TYR]}}")
+    select = {"mapping": {"beads": str(tmp_path / "map.yaml")}, "force_map": {"kind": "slice"}}
+    whole = run(write_mdcath(tmp_path / "whole.h5", parts), tmp_path / "a", **select)
+    loose = np.isin(names, ["OH", "HH"])
+    for arrays in parts["runs"].values():
+        arrays["box"] = np.eye(3, dtype=np.float32) * 3
+        arrays["coords"][7:12, loose] += np.float32([30, 0, -30])
+    moved = run(write_mdcath(tmp_path / "moved.h5", parts), tmp_path / "b", **select)
+    np.testing.assert_allclose(moved.frames("5awlA00").positions, whole.frames("5awlA00").positions, atol=1e-5)
+
+
 def test_a_psf_of_the_solvated_system_gives_the_same_bonds_as_the_distances(chignolin_file):
     from cg_data.constraints import find_bonds
 

@@ -1,6 +1,5 @@
 """All-atom structures: who the atoms are, which residues follow one another, and whole molecules from periodic boxes."""
 
-import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,6 +61,10 @@ class SourceTrajectory:
     block_frames: int = 64
 
 
+Buffers = tuple[np.ndarray, np.ndarray]
+"""Arrays [n_frames, n_atoms, 3] float32 for positions and forces that a source may read into: memory that is already there."""
+
+
 class AtomSource(Protocol):
     """All-atom data of one domain: mdCATH or any other format."""
 
@@ -71,8 +74,14 @@ class AtomSource(Protocol):
     trajectories: tuple[SourceTrajectory, ...]
     notes: tuple[str, ...]
 
-    def read(self, trajectory: SourceTrajectory, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return positions and forces [stop - start, n_atoms, 3] float32 in angstrom and kcal/mol/angstrom."""
+    def read(
+        self, trajectory: SourceTrajectory, start: int, stop: int, into: Buffers | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return positions and forces [stop - start, n_atoms, 3] float32 in angstrom and kcal/mol/angstrom, perhaps in buffers."""
+        ...
+
+    def read_forces(self, trajectory: SourceTrajectory, start: int, stop: int) -> np.ndarray:
+        """Return forces alone, as `read` does, of a trajectory that has them."""
         ...
 
     def series(self, trajectory: SourceTrajectory, name: str) -> np.ndarray:
@@ -112,7 +121,7 @@ def parse_pdb_atoms(text: str, where: str) -> tuple[np.ndarray, np.ndarray, np.n
     except ValueError:
         raise UserError(f"{where}: a residue number (columns 23-26 of an ATOM line) is not an integer: repair the file") from None
     names = np.array([line[12:16].strip() for line in lines], str)
-    residue_names = np.array([re.sub(r"\s.*", "", line[17:21].strip()) for line in lines], str)
+    residue_names = np.array([(line[17:21].split() or [""])[0] for line in lines], str)
     codes = np.array([line[26:27].strip() for line in lines], "U1")
     return names, residue_names, numbers, codes
 
@@ -142,12 +151,10 @@ def unwrap(positions: np.ndarray, atoms: AtomTable, anchors: np.ndarray, box: np
         return positions
     inverse = np.linalg.inv(box)
     anchored = positions[:, anchors]
-    # Nothing shorter than half the smallest distance between opposite faces can be cut.
-    half_height = 0.5 / np.linalg.norm(inverse, axis=0).max()
     reach = max(
         (_reach(frame, frame_anchors, atoms.residues) for frame, frame_anchors in zip(positions, anchored, strict=True)), default=0.0
     )
-    if reach * np.sqrt(3.0) < half_height:
+    if reach * np.sqrt(3.0) < half_height(box):
         return positions
     steps = np.rint(np.diff(anchored, axis=1) @ inverse)
     anchor_shift = np.concatenate([np.zeros_like(steps[:, :1]), np.cumsum(steps, axis=1)], axis=1)
@@ -155,6 +162,20 @@ def unwrap(positions: np.ndarray, atoms: AtomTable, anchors: np.ndarray, box: np
     if not shift.any():
         return positions
     return np.asarray(positions - shift @ box, positions.dtype)
+
+
+def half_height(box: np.ndarray) -> float:
+    """Return half the smallest distance between opposite faces of a box [3, 3]: nothing shorter can be cut by it."""
+    return float(0.5 / np.linalg.norm(np.linalg.inv(box), axis=0).max())
+
+
+def by_atom(values: np.ndarray, dtype: type = np.float64) -> np.ndarray:
+    """Return [n_atoms, 3 n_frames], values [n_frames, n_atoms, 3] in order of component, then frame: atoms become rows."""
+    n_frames, n_atoms, _ = values.shape
+    rows = np.empty((3 * n_atoms, n_frames), dtype)
+    # Transposing single numbers is ten times as fast as moving triples about.
+    rows[...] = values.reshape(n_frames, 3 * n_atoms).T
+    return rows.reshape(n_atoms, 3 * n_frames)
 
 
 def _reach(frame: np.ndarray, anchors: np.ndarray, residues: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """One domain, from all-atom frames to bead frames, in two passes over blocks of frames.
 
 The first pass checks frames, makes bead positions and gathers the products of forces; the second maps the forces. Only bead data
-and one block of atoms are in memory at once, and the forces between the passes where they are small.
+and a few blocks of atoms are in memory at once, and the forces between the passes where they are small.
 """
 
 import logging
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.sparse import csr_array
 
-from cg_data.atoms import AtomSource, AtomTable, SourceTrajectory, chain_links, unwrap
-from cg_data.checks import REASONS, Geometry, check_lengths, check_units, implausible, unreadable
+from cg_data.atoms import AtomSource, AtomTable, Buffers, SourceTrajectory, by_atom, chain_links, half_height, unwrap
+from cg_data.checks import REASONS, check_lengths, check_units, extent, implausible, unreadable
 from cg_data.config import PrepareConfig, QualityConfig
-from cg_data.constraints import BondStatistics, bond_lengths, find_bonds, rigid_bonds, rigid_groups
+from cg_data.constraints import BondLengths, BondStatistics, distances, find_bonds, joins, rigid_bonds, rigid_groups
 from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError, require
 from cg_data.force_map import (
@@ -24,6 +24,8 @@ from cg_data.force_map import (
     choose_map,
     group_forces,
     local_supports,
+    map_rows,
+    of_frames,
     reduce_atoms,
 )
 from cg_data.mapping import BeadMap, map_beads
@@ -43,19 +45,26 @@ MAX_WARNINGS = 5
 
 @dataclass(frozen=True)
 class Structure:
-    """What is known of a domain before its frames are read: beads, chains, bonds, rigid groups."""
+    """What is known of a domain before its frames are read: beads, chains, bonds, rigid groups.
+
+    anchors [n_residues] one atom of each residue; linked, neighbours [n_residues - 1] bool: a residue and the next are joined by a
+    peptide bond, and both anchors are CA atoms; bonds, rigid [n, 2]; joined: bonds lead from each atom to its residue's anchor, so
+    that uncut bonds make a whole residue.
+    """
 
     beads: BeadMap
     anchors: np.ndarray
     linked: np.ndarray
-    geometry: Geometry
+    neighbours: np.ndarray
+    bonds: np.ndarray
+    joined: bool
     rigid: np.ndarray
     reduction: Reduction | None
 
 
 @dataclass
 class Frames:
-    """Accepted frames of a domain, gathered block by block."""
+    """Accepted frames of a domain, gathered block by block; kept_forces: of each block, the group forces."""
 
     positions: list[np.ndarray] = field(default_factory=list)
     forces: list[np.ndarray] = field(default_factory=list)
@@ -82,35 +91,62 @@ def coarse_grain(source: AtomSource, config: PrepareConfig, advance: Callable[[i
             "force_map.kind=none to prepare positions alone",
         )
     chosen = [choose_frames(source, trajectory, config.select) for trajectory in trajectories]
-    structure = learn_structure(source, trajectories, config)
+    reader = Reader(source)
+    structure = learn_structure(reader, trajectories, config)
     units = _map_units(trajectories, config)
     products = _new_products(structure, source.atoms, chosen, units, config) if with_forces else []
-    statistics = BondStatistics(structure.geometry.bonds)
-    frames = _first_pass(source, trajectories, chosen, structure, products, units, statistics, config, advance)
+    statistics = BondStatistics(structure.bonds)
+    frames = _first_pass(reader, trajectories, chosen, structure, products, units, statistics, config, advance)
     _check_rejected(source, frames, config.quality)
     maps: list[ChosenMap] = []
     if with_forces and structure.reduction is not None:
         slice_score = _slice_scores(frames, units, len(products))
         maps = [choose_map(p, structure.reduction, s, config.force_map) for p, s in zip(products, slice_score, strict=True)]
-        _second_pass(source, trajectories, frames, maps, units)
+        _second_pass(source, trajectories, frames, structure.reduction, maps, units)
     notes = [*source.notes, *(note for note in (statistics.disagreements(structure.rigid),) if note)]
     return _assemble(source, trajectories, structure, frames, maps, products, notes, config)
 
 
-def learn_structure(source: AtomSource, trajectories: list[SourceTrajectory], config: PrepareConfig) -> Structure:
+class Reader:
+    """Reads the frames of a source, all blocks into the same memory.
+
+    The first block of a trajectory, looked at to learn the structure, is kept until it is asked for, and not read twice.
+    """
+
+    def __init__(self, source: AtomSource):
+        self.source = source
+        self._first: dict[SourceTrajectory, tuple[np.ndarray, np.ndarray | None]] = {}
+        self._buffers: Buffers | None = None
+
+    def peek(self, trajectory: SourceTrajectory, n_frames: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return positions and forces of the first frames, and keep their block for `read`."""
+        if trajectory not in self._first:
+            self._first[trajectory] = self.source.read(trajectory, 0, min(trajectory.block_frames, trajectory.n_frames))
+        positions, forces = self._first[trajectory]
+        return positions[:n_frames], None if forces is None else forces[:n_frames]
+
+    def read(self, trajectory: SourceTrajectory, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return positions and forces as the source does; they are valid until the next call."""
+        positions, forces = self._first.pop(trajectory, (None, None))
+        if positions is None or stop > len(positions):
+            if self._buffers is None or stop - start > len(self._buffers[0]):
+                shape = (max(trajectory.block_frames, stop - start), self.source.atoms.n_atoms, 3)
+                self._buffers = np.empty(shape, np.float32), np.empty(shape, np.float32)
+            return self.source.read(trajectory, start, stop, self._buffers)
+        return positions[start:stop], None if forces is None else forces[start:stop]
+
+
+def learn_structure(reader: Reader, trajectories: list[SourceTrajectory], config: PrepareConfig) -> Structure:
     """Return beads, unbroken chains, bonds and rigid groups, from the topology and a few frames."""
-    atoms = source.atoms
+    source, atoms = reader.source, reader.source.atoms
     beads = map_beads(atoms, config.mapping, source.where)
     anchors = _residue_anchors(atoms)
-    sample = _sample(source, trajectories, anchors, config.quality)
+    sample = _sample(reader, trajectories, anchors, config.quality)
     linked = chain_links(atoms, sample)
     ca = atoms.find("CA", 6)
-    both = linked & (ca[:-1] >= 0) & (ca[1:] >= 0)
-    neighbours = np.stack([ca[:-1][both], ca[1:][both]], axis=1)
-    in_sequence = np.flatnonzero((np.diff(atoms.residue_numbers) == 1) & (ca[:-1] >= 0) & (ca[1:] >= 0))
-    check_lengths(sample, np.stack([ca[in_sequence], ca[in_sequence + 1]], axis=1), trajectories[0].where)
+    both = (ca[:-1] >= 0) & (ca[1:] >= 0)
+    check_lengths(sample, _steps(anchors, both & (np.diff(atoms.residue_numbers) == 1)), trajectories[0].where)
     bonds = find_bonds(atoms, sample)
-    geometry = Geometry(neighbours, bonds)
     if config.force_map.kind in ("none", "slice") and not (atoms.atomic_numbers == 1).any():
         rigid = np.zeros((0, 2), np.int64)
     else:
@@ -118,7 +154,12 @@ def learn_structure(source: AtomSource, trajectories: list[SourceTrajectory], co
     reduction = None
     if config.force_map.kind != "none":
         reduction = reduce_atoms(rigid_groups(rigid, atoms.n_atoms), beads.weights, source.where)
-    return Structure(beads, anchors, linked, geometry, rigid, reduction)
+    return Structure(beads, anchors, linked, linked & both, bonds, joins(bonds, atoms, anchors), rigid, reduction)
+
+
+def _steps(anchors: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return [n, 2] atoms: the anchors of chosen [n_residues - 1] bool residues, each with the next residue's."""
+    return np.stack([anchors[:-1][chosen], anchors[1:][chosen]], axis=1)
 
 
 def _residue_anchors(atoms: AtomTable) -> np.ndarray:
@@ -128,31 +169,36 @@ def _residue_anchors(atoms: AtomTable) -> np.ndarray:
     return np.where(anchors >= 0, anchors, first)
 
 
-def _sample(source: AtomSource, trajectories: list[SourceTrajectory], anchors: np.ndarray, config: QualityConfig) -> np.ndarray:
+def _sample(reader: Reader, trajectories: list[SourceTrajectory], anchors: np.ndarray, config: QualityConfig) -> np.ndarray:
     """Return a few readable frames [n, n_atoms, 3] of several trajectories; more of them are read only where those are broken."""
     spread = [trajectories[i] for i in sorted({round(x) for x in np.linspace(0, len(trajectories) - 1, SAMPLE_TRAJECTORIES)})]
     found: list[np.ndarray] = []
     for trajectory in spread:
-        found += _readable(source, trajectory, anchors, 0, min(SAMPLE_FRAMES, trajectory.n_frames), config)
+        found += _readable(reader.source, trajectory, anchors, reader.peek(trajectory, SAMPLE_FRAMES), config)
     for trajectory in trajectories if not found else []:
         for start in range(0, trajectory.n_frames, trajectory.block_frames):
             stop = min(start + trajectory.block_frames, trajectory.n_frames)
-            found += _readable(source, trajectory, anchors, start, stop, config)[:SAMPLE_FRAMES]
+            found += _readable(reader.source, trajectory, anchors, reader.source.read(trajectory, start, stop), config)[:SAMPLE_FRAMES]
             if found:
                 return np.stack(found)
     if not found:
         raise UserError(
-            f"{source.where}: no usable frame: every one is non-finite, all zero or out of range; expected coordinates in angstrom: "
+            f"{reader.source.where}: no usable frame: every one is non-finite, all zero or out of range; expected coordinates in angstrom: "
             "get the file again"
         )
     return np.stack(found)
 
 
 def _readable(
-    source: AtomSource, trajectory: SourceTrajectory, anchors: np.ndarray, start: int, stop: int, config: QualityConfig
+    source: AtomSource,
+    trajectory: SourceTrajectory,
+    anchors: np.ndarray,
+    block: tuple[np.ndarray, np.ndarray | None],
+    config: QualityConfig,
 ) -> list[np.ndarray]:
-    positions, forces = source.read(trajectory, start, stop)
-    return list(unwrap(positions[unreadable(positions, forces, config) < 0], source.atoms, anchors, trajectory.box))
+    positions, forces = block
+    readable = unreadable(extent(positions), None if forces is None else extent(forces), config) < 0
+    return list(unwrap(positions[readable], source.atoms, anchors, trajectory.box))
 
 
 def _map_units(trajectories: list[SourceTrajectory], config: PrepareConfig) -> list[int]:
@@ -191,7 +237,7 @@ def _blocks(trajectory: SourceTrajectory, frames: np.ndarray) -> Iterator[tuple[
 
 
 def _first_pass(
-    source: AtomSource,
+    reader: Reader,
     trajectories: list[SourceTrajectory],
     chosen: list[np.ndarray],
     structure: Structure,
@@ -201,29 +247,33 @@ def _first_pass(
     config: PrepareConfig,
     advance: Callable[[int], None],
 ) -> Frames:
-    n_frames = sum(map(len, chosen))
-    fits = n_frames * source.atoms.n_atoms * 12 <= config.memory_megabytes * 1e6
+    n_groups = 0 if structure.reduction is None else structure.reduction.n_groups
+    fits = sum(map(len, chosen)) * n_groups * 24 <= config.memory_megabytes * 1e6
     result = Frames(kept_forces=[] if fits and products and config.force_map.kind != "slice" else None)
+    atoms, bond_lengths = reader.source.atoms, BondLengths(structure.bonds, reader.source.atoms.n_atoms)
     for number, (trajectory, frames) in enumerate(zip(trajectories, chosen, strict=True)):
         units_checked = False
         for start, stop, places in _blocks(trajectory, frames):
-            positions, forces = source.read(trajectory, start, stop)
+            positions, forces = reader.read(trajectory, start, stop)
             if not products:
                 forces = None
             if len(places) != stop - start:
                 rows = frames[places] - start
                 positions, forces = positions[rows], None if forces is None else forces[rows]
-            reasons = unreadable(positions, forces, config.quality)
+            largest = None if forces is None else extent(forces)
+            reasons = unreadable(extent(positions), largest, config.quality)
             good = np.flatnonzero(reasons < 0)
             positions, forces = _take(positions, good), None if forces is None else _take(forces, good)
-            positions = unwrap(positions, source.atoms, structure.anchors, trajectory.box)
+            positions, squares, steps = _whole(positions, atoms, structure, bond_lengths, trajectory.box)
             if len(good) and not units_checked:
-                check_units(positions[:UNIT_FRAMES], None if forces is None else forces[:UNIT_FRAMES], structure.geometry, trajectory.where)
+                pairs = _steps(structure.anchors, structure.neighbours)
+                check_units(positions[:UNIT_FRAMES], None if forces is None else forces[:UNIT_FRAMES], pairs, trajectory.where)
                 units_checked = True
-            lengths = bond_lengths(positions, structure.geometry.bonds)
-            reasons[good] = implausible(positions, forces, lengths, structure.geometry, config.quality)
+            longest = np.sqrt(squares.max(axis=1))
+            largest = None if largest is None else largest[good]
+            reasons[good] = implausible(steps[:, structure.neighbours], longest, largest, config.quality)
             accepted = np.flatnonzero(reasons[good] < 0)
-            statistics.add(lengths[accepted])
+            statistics.add(bond_lengths.of_bonds(squares[accepted[: statistics.n_wanted]]))
             _count(result, trajectory, frames[places], reasons)
             places = places[good[accepted]]
             fold = places * config.force_map.n_folds // len(frames)
@@ -232,6 +282,25 @@ def _first_pass(
                 _gather_forces(result, structure, products[units[number]], _take(forces, accepted), fold)
             advance(stop - start)
     return result
+
+
+def _whole(
+    positions: np.ndarray, atoms: AtomTable, structure: Structure, bond_lengths: BondLengths, box: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return positions of whole molecules, their squared bond lengths, and the steps [n_frames, n_residues - 1] between anchors."""
+    every = _steps(structure.anchors, np.ones(len(structure.linked), bool))
+    squares, steps = bond_lengths.squares(positions), distances(positions, every)
+    if box is None:
+        return positions, squares, steps
+    cut = np.ones(len(positions), bool)
+    if structure.joined:
+        limit = half_height(box)
+        cut = (squares.max(axis=1) >= limit**2) | (steps.max(axis=1, initial=0.0) >= limit)
+    if cut.any():
+        positions = positions.copy()
+        positions[cut] = unwrap(positions[cut], atoms, structure.anchors, box)
+        squares[cut], steps[cut] = bond_lengths.squares(positions[cut]), distances(positions[cut], every)
+    return positions, squares, steps
 
 
 def _take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -246,24 +315,24 @@ def _gather(result: Frames, structure: Structure, positions: np.ndarray, number:
 
 
 def _gather_forces(result: Frames, structure: Structure, products: ForceProducts, forces: np.ndarray, fold: np.ndarray) -> None:
+    if structure.reduction is None:
+        return
+    result.forces.append(apply_map(structure.reduction.slice, forces))
+    if not products.supports:
+        products.n_frames += np.bincount(fold, minlength=products.n_folds)
+        return
+    grouped = group_forces(structure.reduction, forces)
     if result.kept_forces is not None:
-        result.kept_forces.append(forces)
-    if structure.reduction is not None:
-        result.forces.append(apply_map(structure.reduction.slice, forces))
-        if not products.supports:
-            products.n_frames += np.bincount(fold, minlength=products.n_folds)
-            return
-        for k in np.unique(fold):
-            products.add(int(k), group_forces(structure.reduction, forces[fold == k]))
+        result.kept_forces.append(grouped)
+    for k in np.unique(fold):
+        products.add(int(k), of_frames(grouped, fold == k))
 
 
 def apply_map(weights: csr_array, values: np.ndarray) -> np.ndarray:
     """Return [n_frames, n_beads, 3] float32: a linear map [n_beads, n_atoms] of values [n_frames, n_atoms, 3]."""
-    n_frames, n_atoms, _ = values.shape
     if (np.diff(weights.indptr) == 1).all() and (weights.data == 1).all():
-        return np.asarray(values[:, weights.indices], np.float32)
-    flat = values.transpose(1, 0, 2).reshape(n_atoms, 3 * n_frames).astype(np.float64)
-    return np.ascontiguousarray((weights @ flat).reshape(-1, n_frames, 3).transpose(1, 0, 2), np.float32)
+        return np.asarray(values.take(weights.indices, axis=1), np.float32)
+    return map_rows(weights, by_atom(values))
 
 
 def _count(result: Frames, trajectory: SourceTrajectory, frames: np.ndarray, reasons: np.ndarray) -> None:
@@ -300,20 +369,26 @@ def _slice_scores(frames: Frames, units: list[int], n_units: int) -> list[float]
     return [float(t / c) if c else 0.0 for t, c in zip(total, count, strict=True)]
 
 
-def _second_pass(source: AtomSource, trajectories: list[SourceTrajectory], frames: Frames, maps: list[ChosenMap], units: list[int]) -> None:
+def _second_pass(
+    source: AtomSource,
+    trajectories: list[SourceTrajectory],
+    frames: Frames,
+    reduction: Reduction,
+    maps: list[ChosenMap],
+    units: list[int],
+) -> None:
     for block, (numbers, source_frame, fold) in enumerate(zip(frames.trajectory, frames.source_frame, frames.fold, strict=True)):
         if len(numbers) == 0 or maps[units[numbers[0]]].kind == "slice":
             continue
         if frames.kept_forces is not None:
-            forces = frames.kept_forces[block]
+            grouped = frames.kept_forces[block]
         else:
             start, stop = int(source_frame[0]), int(source_frame[-1]) + 1
-            read = source.read(trajectories[numbers[0]], start, stop)[1]
-            require(read is not None, f"{trajectories[numbers[0]].where}: no forces")
-            forces = _take(np.asarray(read), source_frame - start)
+            forces = source.read_forces(trajectories[numbers[0]], start, stop)
+            grouped = group_forces(reduction, _take(forces, source_frame - start))
         weights = maps[units[numbers[0]]].weights
         for k in np.unique(fold):
-            frames.forces[block][fold == k] = apply_map(weights[k], forces[fold == k])
+            frames.forces[block][fold == k] = map_rows(weights[k], of_frames(grouped, fold == k))
 
 
 def _assemble(

@@ -16,6 +16,7 @@ RIGID_DEVIATION_ANGSTROM = 1e-2
 MIN_DETECTOR_FRAMES = 100
 MAX_DETECTOR_FRAMES = 1000
 """Frames the constraint detector needs, and is satisfied with."""
+ATOMS_TOGETHER = 16_384
 BOND_SAMPLES = 5
 """Frames in which bonds are looked for by distance."""
 
@@ -59,6 +60,13 @@ def rigid_groups(rigid: np.ndarray, n_atoms: int) -> csr_array:
     return csr_array((np.ones(n_atoms), (group, np.arange(n_atoms))), shape=(n_groups, n_atoms))
 
 
+def joins(bonds: np.ndarray, atoms: AtomTable, anchors: np.ndarray) -> bool:
+    """Return whether bonds [n, 2] lead from each atom to its residue's anchor [n_residues]."""
+    graph = coo_array((np.ones(len(bonds)), (bonds[:, 0], bonds[:, 1])), shape=(atoms.n_atoms, atoms.n_atoms))
+    component = connected_components(graph, directed=False)[1]
+    return bool((component == component[anchors][atoms.residues]).all())
+
+
 class BondStatistics:
     """Mean and variance of bond lengths over frames, as a check of the constraints assumed."""
 
@@ -69,9 +77,14 @@ class BondStatistics:
         self._square = np.zeros(len(bonds))
         self._reference: np.ndarray | None = None
 
+    @property
+    def n_wanted(self) -> int:
+        """Number of further frames that would be counted."""
+        return MAX_DETECTOR_FRAMES - self.n_frames
+
     def add(self, lengths: np.ndarray) -> None:
         """Add bond lengths [n_frames, n_bonds] in angstrom."""
-        lengths = lengths[: MAX_DETECTOR_FRAMES - self.n_frames]
+        lengths = lengths[: self.n_wanted]
         if len(lengths) == 0:
             return
         if self._reference is None:
@@ -99,17 +112,54 @@ class BondStatistics:
         return f"constraints: {loose} of {int(assumed.sum())} bonds assumed rigid fluctuate; {stiff} bonds assumed flexible are constant"
 
 
-def bond_lengths(positions: np.ndarray, bonds: np.ndarray) -> np.ndarray:
-    """Return [n_frames, n_bonds] lengths in angstrom of bonds [n_bonds, 2] in positions [n_frames, n_atoms, 3]."""
-    squares = np.empty((len(positions), len(bonds)), positions.dtype)
-    # Frame by frame, temporaries stay in the processor's cache: twice as fast as all frames at once.
-    for frame, square in zip(positions, squares, strict=True):
-        vectors = frame.take(bonds[:, 0], axis=0)
-        vectors -= frame.take(bonds[:, 1], axis=0)
-        vectors *= vectors
-        np.add(vectors[:, 0], vectors[:, 1], out=square)
-        square += vectors[:, 2]
-    return np.sqrt(squares, out=squares)
+class BondLengths:
+    """Lengths of the same bonds in block after block of frames.
+
+    Nearly every atom has one bond to an atom before it in the file: these are looked up for all atoms at once, a few frames at a
+    time so that everything stays in the processor's cache. The bonds that are left (rings, disulfides) follow in further columns.
+    """
+
+    def __init__(self, bonds: np.ndarray, n_atoms: int):
+        first, second = np.sort(bonds, axis=1).T
+        _, single = np.unique(second, return_index=True)
+        left = np.setdiff1d(np.arange(len(bonds)), single)
+        before = np.arange(n_atoms)
+        before[second[single]] = first[single]
+        self._left = bonds[left]
+        self._columns = np.empty(len(bonds), np.int64)
+        self._columns[single], self._columns[left] = second[single], n_atoms + np.arange(len(left))
+        self._n_together = max(1, ATOMS_TOGETHER // n_atoms)
+        frame = np.arange(self._n_together)[:, None, None] * n_atoms
+        self._components = (3 * (frame + before[:, None]) + np.arange(3)).ravel()
+
+    def squares(self, positions: np.ndarray) -> np.ndarray:
+        """Return squared lengths [n_frames, n_atoms + n_left] in positions [n_frames, n_atoms, 3]; zero where an atom has no bond."""
+        n_frames, n_atoms, _ = positions.shape
+        squares = np.empty((n_frames, n_atoms + len(self._left)), positions.dtype)
+        buffer = np.empty(len(self._components), positions.dtype)
+        for start in range(0, n_frames, self._n_together):
+            frames = positions[start : start + self._n_together].ravel()
+            vectors = buffer[: len(frames)]
+            # Every index is valid; without the mode, NumPy would look through a copy of the result.
+            np.take(frames, self._components[: len(frames)], out=vectors, mode="clip")
+            vectors -= frames
+            vectors *= vectors
+            x, y, z = vectors.reshape(-1, n_atoms, 3).transpose(2, 0, 1)
+            square = squares[start : start + self._n_together, :n_atoms]
+            np.add(x, y, out=square)
+            square += z
+        squares[:, n_atoms:] = distances(positions, self._left) ** 2
+        return squares
+
+    def of_bonds(self, squares: np.ndarray) -> np.ndarray:
+        """Return lengths [n_frames, n_bonds] in angstrom, in the order of the bonds, of what `squares` returned."""
+        return np.sqrt(squares[:, self._columns])
+
+
+def distances(positions: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Return [n_frames, n_pairs] distances in angstrom of pairs [n_pairs, 2] in positions [n_frames, n_atoms, 3]."""
+    vectors = positions.take(pairs[:, 0], axis=1) - positions.take(pairs[:, 1], axis=1)
+    return np.asarray(np.sqrt(np.einsum("fpx,fpx->fp", vectors, vectors)))
 
 
 def _close_pairs(frame: np.ndarray, radii: np.ndarray, atomic_numbers: np.ndarray, reach: float) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_array, diags_array
 
+from cg_data.atoms import by_atom
 from cg_data.config import ForceMapConfig
 from cg_data.errors import UserError
 
@@ -54,9 +55,19 @@ def reduce_atoms(groups: csr_array, atom_beads: csr_array, where: str) -> Reduct
 
 
 def group_forces(reduction: Reduction, forces: np.ndarray) -> np.ndarray:
-    """Return [n_groups, 3 n_frames] float64: forces [n_frames, n_atoms, 3] summed over each rigid group."""
-    n_frames, n_atoms, _ = forces.shape
-    return np.asarray(reduction.groups @ forces.transpose(1, 0, 2).reshape(n_atoms, 3 * n_frames).astype(np.float64))
+    """Return [n_groups, 3 n_frames] float64: forces [n_frames, n_atoms, 3] summed over each rigid group; see `by_atom`."""
+    return np.asarray(reduction.groups @ by_atom(forces))
+
+
+def of_frames(rows: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Return [n, 3 n_chosen]: the columns of rows [n, 3 n_frames], as of `by_atom`, that belong to frames [n_frames] bool."""
+    return rows if frames.all() else rows.reshape(len(rows), 3, -1)[:, :, frames].reshape(len(rows), -1)
+
+
+def map_rows(weights: csr_array, rows: np.ndarray) -> np.ndarray:
+    """Return [n_frames, n_beads, 3] float32: weights [n_beads, n] times rows [n, 3 n_frames], as of `by_atom`."""
+    mapped = (weights @ rows).reshape(weights.shape[0], 3, -1)
+    return np.ascontiguousarray(mapped.transpose(2, 0, 1), np.float32)
 
 
 def local_supports(
@@ -216,9 +227,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ChosenMap:
-    """The map in use: per fold a sparse [n_beads, n_atoms] matrix, with the scores that led to the choice.
+    """The map in use: per fold a sparse [n_beads, n_groups] matrix, with the scores that led to the choice.
 
-    n_weights: free weights of one bead for a fitted map, non-zero weights of all beads for `slice` and `uniform`.
+    `slice` is no map of group forces and has no weights here; it is `Reduction.slice`. n_weights: free weights of one bead for a
+    fitted map, non-zero weights of all beads for `slice` and `uniform`.
     """
 
     kind: str
@@ -319,22 +331,21 @@ def choose_map(products: ForceProducts, reduction: Reduction, slice_score: float
     """
     n_folds = products.n_folds
     if config.kind == "slice":
-        return ChosenMap("slice", None, (reduction.slice,) * n_folds, reduction.slice.nnz, {"slice": slice_score}, "")
+        return ChosenMap("slice", None, (), reduction.slice.nnz, {"slice": slice_score}, "")
     uniform = csr_array(uniform_map(reduction))
     scores = {"slice": slice_score, "uniform": mean_square(uniform, products, reduction)}
-    summed = csr_array(uniform @ reduction.groups)
+    n_summed = csr_array(uniform @ reduction.groups).nnz
     if config.kind == "uniform":
-        return ChosenMap("uniform", None, (summed,) * n_folds, summed.nnz, scores, "")
+        return ChosenMap("uniform", None, (uniform,) * n_folds, n_summed, scores, "")
     candidates = fit_maps(products, reduction, config)
     scores |= {candidate.kind: candidate.score for candidate in candidates}
     best = min(candidates, key=lambda candidate: candidate.score, default=None)
     if best is None or best.score >= scores["uniform"]:
         reason = "too few frames to fit" if best is None else f"held-out score {best.score:.4g} is not below uniform's"
         note = f"{config.kind} refused: {reason}; fell back to uniform"
-        return ChosenMap("uniform", None, (summed,) * n_folds, summed.nnz, scores, note)
+        return ChosenMap("uniform", None, (uniform,) * n_folds, n_summed, scores, note)
     maps = best.maps
     if not config.cross_fit:
         maps = (fit_one(best.kind, best.ridge, products, reduction),) * n_folds
     n_weights = reduction.n_groups if best.kind == "optimal" else max(map(len, products.supports))
-    atom_maps = tuple(csr_array(rows @ reduction.groups) for rows in maps)
-    return ChosenMap(best.kind, best.ridge, atom_maps, n_weights, scores, "")
+    return ChosenMap(best.kind, best.ridge, maps, n_weights, scores, "")

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cg_data.atoms import AtomTable, SourceTrajectory, make_atom_table, parse_pdb_atoms
+from cg_data.atoms import AtomTable, Buffers, SourceTrajectory, make_atom_table, parse_pdb_atoms
 from cg_data.errors import UserError, require
 
 logger = logging.getLogger("cg_data")
@@ -45,12 +45,20 @@ class MdcathSource:
         self.trajectories = tuple(sorted(self._paths, key=lambda t: (t.temperature_kelvin, t.replica)))
         require(bool(self.trajectories), f"{self.where}: no trajectory found; expected groups such as /{domain}/348/0 with coords")
 
-    def read(self, trajectory: SourceTrajectory, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return positions and forces [stop - start, n_atoms, 3] float32 in angstrom and kcal/mol/angstrom."""
+    def read(
+        self, trajectory: SourceTrajectory, start: int, stop: int, into: Buffers | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return positions and forces [stop - start, n_atoms, 3] float32 in angstrom and kcal/mol/angstrom, perhaps in buffers."""
         group = self._group[self._paths[trajectory]]
-        positions = _read_frames(group["coords"], start, stop, f"{trajectory.where}/coords")
-        forces = _read_frames(group["forces"], start, stop, f"{trajectory.where}/forces") if trajectory.has_forces else None
+        first, second = (None, None) if into is None else into
+        positions = _read_frames(group["coords"], start, stop, f"{trajectory.where}/coords", first)
+        forces = _read_frames(group["forces"], start, stop, f"{trajectory.where}/forces", second) if trajectory.has_forces else None
         return positions, forces
+
+    def read_forces(self, trajectory: SourceTrajectory, start: int, stop: int) -> np.ndarray:
+        """Return forces alone, as `read` does, of a trajectory that has them."""
+        group = self._group[self._paths[trajectory]]
+        return _read_frames(group["forces"], start, stop, f"{trajectory.where}/forces")
 
     def series(self, trajectory: SourceTrajectory, name: str) -> np.ndarray:
         """Return [n_frames]: `gyration_radius_angstrom`, `helix_fraction` or `strand_fraction` of each frame."""
@@ -213,9 +221,11 @@ def _read_box(group: h5py.Group, where: str) -> np.ndarray | None:
     return box * ANGSTROM_PER_NANOMETRE
 
 
-def _read_frames(dataset: h5py.Dataset, start: int, stop: int, where: str) -> np.ndarray:
+def _read_frames(dataset: h5py.Dataset, start: int, stop: int, where: str, into: np.ndarray | None = None) -> np.ndarray:
+    frames = np.empty((stop - start, *dataset.shape[1:]), np.float32) if into is None else into[: stop - start]
     try:
-        return np.asarray(dataset[start:stop], np.float32)
+        dataset.read_direct(frames, np.s_[start:stop])
+        return frames
     except OSError:
         raise UserError(f"{where}: frames {start}-{stop - 1} cannot be read; the file is damaged: download it again") from None
 
@@ -232,7 +242,9 @@ def _text(value: Any) -> str:
 
 
 def _strings(values: np.ndarray) -> np.ndarray:
-    return np.array([_text(value).strip() for value in values], str)
+    # One conversion for all: one for each takes long in files of many atoms.
+    joined = b"\n".join(values.tolist()).decode(errors="replace")
+    return np.array([text.strip() for text in joined.split("\n")], str)
 
 
 def _require_count(count: int, n_atoms: int, where: str) -> None:

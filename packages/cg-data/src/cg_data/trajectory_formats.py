@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import pydantic
 
-from cg_data.atoms import AtomTable, SourceTrajectory, make_atom_table, parse_pdb_atoms
+from cg_data.atoms import AtomTable, Buffers, SourceTrajectory, make_atom_table, parse_pdb_atoms
 from cg_data.configuration import Configuration
 from cg_data.errors import UserError, require
 from cg_data.mdcath import BLOCK_ATOMS, ELEMENTS
@@ -74,9 +74,10 @@ class _Reader:
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         positions = np.asarray(self.positions[start:stop], np.float32) * np.float32(self.length_factor)
-        if self.forces is None:
-            return positions, None
-        return positions, np.asarray(self.forces[start:stop], np.float32) * np.float32(self.force_factor)
+        return positions, None if self.forces is None else self.read_forces(start, stop)
+
+    def read_forces(self, start: int, stop: int) -> np.ndarray:
+        return np.asarray(self.forces[start:stop], np.float32) * np.float32(self.force_factor)
 
 
 class DescribedSource:
@@ -93,9 +94,15 @@ class DescribedSource:
             self._readers[trajectory] = reader
         self.trajectories = tuple(sorted(self._readers, key=lambda t: (t.temperature_kelvin, t.replica)))
 
-    def read(self, trajectory: SourceTrajectory, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return positions and forces [stop - start, n_atoms, 3] float32 in angstrom and kcal/mol/angstrom."""
+    def read(
+        self, trajectory: SourceTrajectory, start: int, stop: int, into: Buffers | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return positions and forces [stop - start, n_atoms, 3] float32 in angstrom and kcal/mol/angstrom, in arrays of their own."""
         return self._readers[trajectory].read(start, stop)
+
+    def read_forces(self, trajectory: SourceTrajectory, start: int, stop: int) -> np.ndarray:
+        """Return forces alone, as `read` does, of a trajectory that has them."""
+        return self._readers[trajectory].read_forces(start, stop)
 
     def series(self, trajectory: SourceTrajectory, name: str) -> np.ndarray:
         """Not known for these sources: raises `UserError`."""
