@@ -1,13 +1,17 @@
 """The scripts of infra/slurm on a virtual cluster, and the cluster itself."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from .virtual_slurm import VirtualSlurm, is_alive, missing_programs, virtual_slurm
-from .workspace import ROOT, run
+from cg_data.atomic import hold
+from cg_data.config import PrepareConfig
+from cg_data.pipeline import merge, prepare
+from cg_data.verify import verify
+
+from .virtual_slurm import VirtualSlurm, is_alive, missing_programs, virtual_slurm, wait_until
+from .workspace import ROOT
 
 SCRIPTS = sorted((ROOT / "infra" / "slurm").rglob("*.sbatch"))
 SHELL_FILES = [*SCRIPTS, *sorted((ROOT / "infra" / "slurm").rglob("*.sh"))]
@@ -62,17 +66,38 @@ def test_batch_script_is_accepted_by_the_scheduler(script: Path, slurm: VirtualS
     slurm.client("sbatch", "--test-only", "--nodes=1", f"--chdir={tmp_path}", script, "argument")
 
 
-def test_array_of_shares_prepares_the_dataset_that_one_process_prepares(slurm: VirtualSlurm, tmp_path: Path) -> None:
-    inputs = [ROOT / "examples" / "data" / "mdcath" / f"mdcath_dataset_{domain}.h5" for domain in ("5awlA00", "1pinA01")]
-    options = ("--array=0-1", "--cpus-per-task=1", f"--output={tmp_path}/%a.log")
-    job = slurm.submit(ROOT / "infra" / "slurm" / "prepare.sbatch", tmp_path / "shares", *inputs, "force_map.kind=slice", options=options)
-    logs = [tmp_path / "0.log", tmp_path / "1.log"]
-    assert set(slurm.wait(job, timeout=120).values()) == {"COMPLETED"}, [log.read_text() for log in logs]
-    program = Path(sys.executable).parent / "cg-data"
-    run([program, "merge", tmp_path / "shares"])
-    run([program, "verify", tmp_path / "shares"])
-    run([program, "prepare", *inputs, "-o", tmp_path / "whole", "force_map.kind=slice"])
-    assert contents(tmp_path / "shares") == contents(tmp_path / "whole")
+def test_array_of_shares_that_loses_a_node_prepares_the_dataset_that_one_process_prepares(slurm: VirtualSlurm, tmp_path: Path) -> None:
+    inputs = sorted((ROOT / "examples" / "data" / "mdcath").glob("*.h5"))
+    shares, whole = tmp_path / "shares", tmp_path / "whole"
+    # The data set exists with one domain, so that a domain of the first share can be held before any task begins.
+    prepare(slice_of(inputs[1:2]), shares)
+    with hold(shares / "domains", "5awlA00"):
+        options = ("--array=0-2", "--cpus-per-task=2", f"--output={tmp_path}/%a.log")
+        job = slurm.submit(ROOT / "infra" / "slurm" / "prepare.sbatch", shares, *inputs, "force_map.kind=slice", options=options)
+
+        def describe() -> str:
+            return "\n".join([str(slurm.state(job)), *(log.read_text() for log in sorted(tmp_path.glob("*.log")))])
+
+        first, rest = f"{job}_0", {f"{job}_1", f"{job}_2"}
+        # Each node has one task; the first is in the middle of its share when its node is lost.
+        wait_until((shares / "domains" / "1pinA01").is_dir, 120, describe)
+        nodes = slurm.nodes(job)
+        assert len(set(nodes.values())) == 3
+        slurm.client("scontrol", "update", f"nodename={nodes[first]}", "state=down", "reason=lost")
+        wait_until(lambda: slurm.state(job)[first] != "RUNNING", 30, describe)
+        assert not (shares / "domains" / "5awlA00").exists()
+    slurm.client("scontrol", "update", f"nodename={nodes[first]}", "state=resume")
+    assert slurm.wait(job, timeout=120) == dict.fromkeys({first, *rest}, "COMPLETED"), describe()
+    assert "Restarts=1" in slurm.client("scontrol", "show", "job", first)
+    assert merge(shares).domains == ("1pinA01", "1yrfA00", "2jofA00", "5awlA00")
+    assert verify(shares) == []
+    prepare(slice_of(inputs), whole)
+    assert contents(shares) == contents(whole)
+
+
+def slice_of(inputs: list[Path]) -> PrepareConfig:
+    """Return the configuration that prepares some files with the slice map."""
+    return PrepareConfig.parse({"inputs": [str(path) for path in inputs], "force_map": {"kind": "slice"}}, "test")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -86,7 +86,14 @@ class VirtualSlurm:
 
     def state(self, job: str) -> dict[str, str]:
         """Return the states of a job's tasks by their number (`12`, or `12_0`, `12_1` in an array): RUNNING, COMPLETED, ..."""
-        rows = self.client("squeue", "--noheader", "--array", "--states=all", f"--jobs={job}", "--format=%i %T").splitlines()
+        return self._tasks(job, "%T")
+
+    def nodes(self, job: str) -> dict[str, str]:
+        """Return the nodes of a job's tasks by their number, as `state` does: n1, n2, ..."""
+        return self._tasks(job, "%N")
+
+    def _tasks(self, job: str, field: str) -> dict[str, str]:
+        rows = self.client("squeue", "--noheader", "--array", "--states=all", f"--jobs={job}", f"--format=%i {field}").splitlines()
         return dict(row.split() for row in rows)
 
     def wait(self, job: str, timeout: float = 60) -> dict[str, str]:

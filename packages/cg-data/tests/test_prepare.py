@@ -392,10 +392,10 @@ def test_the_detector_works_on_coordinates_rounded_as_in_xtc(parts, write_mdcath
 def test_one_process_at_a_time_holds_a_lock_although_its_file_is_removed(tmp_path):
     held, counted = tmp_path / "held", tmp_path / "counted"
     code = (
-        "import sys, time; from pathlib import Path; from cg_data.pipeline import _lock\n"
+        "import sys, time; from pathlib import Path; from cg_data.atomic import hold\n"
         "held, counted = Path(sys.argv[2]), Path(sys.argv[3])\n"
         "for _ in range(40):\n"
-        "    with _lock(Path(sys.argv[1]), 'name'):\n"
+        "    with hold(Path(sys.argv[1]), 'name'):\n"
         "        held.mkdir(); time.sleep(0.001); held.rmdir()\n"
         "counted.with_suffix(f'.{sys.argv[4]}').touch()\n"
     )

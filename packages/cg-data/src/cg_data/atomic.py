@@ -1,12 +1,14 @@
 """Files and folders that appear complete or not at all."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from cg_data.errors import UserError
 
@@ -55,6 +57,26 @@ def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(aside)
 
 
+@contextlib.contextmanager
+def hold(folder: Path, name: str) -> Iterator[None]:
+    """Hold a name in a folder against other processes; what a killed one left there half-written under the name is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".{name}.lock"
+    while True:
+        with open(path, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_open_at(path, file):
+                continue  # the holder before us removed this file, so a newcomer would lock another one
+            for left in folder.glob(f".{name}.*"):
+                if left.suffix in (".tmp", ".old"):
+                    shutil.rmtree(left, ignore_errors=True)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
 def sha256(path: Path | str) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
@@ -67,3 +89,10 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_open_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

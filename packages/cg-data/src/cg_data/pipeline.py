@@ -1,25 +1,24 @@
 """`prepare`: from all-atom files to a dataset folder, in any number of processes, from wherever it stopped."""
 
 import contextlib
-import fcntl
 import functools
 import glob
 import hashlib
 import json
 import logging
 import multiprocessing
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from cg_data.atomic import atomic_file
+from cg_data.atomic import atomic_file, hold
 from cg_data.atoms import AtomSource
 from cg_data.coarse_grain import coarse_grain
 from cg_data.command_line import progress_bar, set_up_logging
@@ -76,7 +75,7 @@ def merge(output: Path | str) -> Dataset:
     require((output / "config.yaml").is_file(), f"{output}: no config.yaml; expected the output folder of cg-data prepare")
     config = PrepareConfig.load(output / "config.yaml")
     # Held while the folders are read and the index is written: of several writers, the last one sees all domains.
-    with _lock(output, "index"):
+    with hold(output, "index"):
         refused = {file.stem: file.read_text().strip() for file in sorted((output / "refused").glob("*.txt"))}
         write_index(output, species_names_of(config.mapping), config.mapping.beads, options_of(config), refused)
     return open_dataset(output)
@@ -140,17 +139,24 @@ def _first_difference(before: Any, now: Any, key: str = "") -> str:
 def _prepare_files(files: Sequence[Path], config: PrepareConfig, output: Path) -> list[str]:
     with progress_bar() as bar:
         overall = bar.add_task("domains", total=len(files))
-        errors: list[str] = []
         if config.workers == 1 or len(files) < 2:
+            errors: list[str] = []
             for file in files:
                 errors += prepare_file(file, config, output, bar)
                 bar.advance(overall)
             return errors
         with ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn"), set_up_logging) as pool:
-            for found in pool.map(prepare_file, files, [config] * len(files), [output] * len(files)):
-                errors += found
-                bar.advance(overall)
-        return errors
+            prepared = [pool.submit(prepare_file, file, config, output) for file in files]
+            try:
+                for future in as_completed(prepared):
+                    future.result()
+                    bar.advance(overall)
+            except BrokenProcessPool:
+                raise UserError(
+                    f"{output}: a worker process was ended from outside, perhaps for want of memory; the same command continues: "
+                    f"give it fewer than {config.workers} --workers"
+                ) from None
+        return [error for future in prepared for error in future.result()]
 
 
 def prepare_file(file: Path, config: PrepareConfig, output: Path, bar: Progress | None = None) -> list[str]:
@@ -195,7 +201,7 @@ def _prepare_domain(
     output: Path,
     bar: Progress | None,
 ) -> None:
-    with _lock(output / "domains", domain):
+    with hold(output / "domains", domain):
         record = output / "domains" / domain / "domain.json"
         if record.is_file() and read_record(record).fingerprint == fingerprint:
             return
@@ -229,30 +235,3 @@ def _open(file: Path) -> contextlib.AbstractContextManager[MdcathFile | Describe
 def _fingerprint(file: str, n_bytes: int, domain: str, config: PrepareConfig) -> str:
     identity = {"file": file, "bytes": n_bytes, "domain": domain, "options": options_of(config)}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def _lock(folder: Path, name: str) -> Iterator[None]:
-    """Hold a name (a domain, or the index) against other processes; what a killed one left half-written is removed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f".{name}.lock"
-    while True:
-        with open(path, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_open_at(path, file):
-                continue  # the holder before us removed this file, so a newcomer would lock another one
-            for left in folder.glob(f".{name}.*"):
-                if left.suffix in (".tmp", ".old"):
-                    shutil.rmtree(left, ignore_errors=True)
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _is_open_at(path: Path, file: IO[str]) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
