@@ -1,3 +1,4 @@
+import fcntl
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -81,21 +82,40 @@ def bundle(prior: PriorParameters) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def artifact(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifact") / "model"
-    export_artifact(bundle, folder, "float32", ladder=SMALL_LADDER)
-    return folder
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return `shared(name, make)`: a file or folder that `make` writes once for all workers of a test session."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (root / name).exists():
+                make(root / name)
+        return root / name
+
+    return get
 
 
 @pytest.fixture(scope="session")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_plugin(tmp_path_factory.mktemp("plugin") / "cgplugin.so")
+def artifact(bundle: Bundle, shared: Callable[..., Path]) -> Path:
+    return shared("artifact", lambda path: export_artifact(bundle, path, "float32", ladder=SMALL_LADDER))
+
+
+@pytest.fixture(scope="session")
+def plugin(shared: Callable[..., Path]) -> Path:
+    # A compiler's warning is an error here.
+    return shared("cgplugin.so", lambda path: build_plugin(path, extra_flags=["-Werror"]))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """LAMMPS runs of one test session share compiled programs; each is a process of its own."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("jax-cache")))
+def compilation_cache(shared: Callable[..., Path]) -> None:
+    """LAMMPS processes and workers of one test session share compiled programs."""
+    folder = shared("jax-cache", Path.mkdir)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(scope="session")
@@ -117,7 +137,9 @@ def ladder() -> tuple[Budget, ...]:
 def write(artifact: Path, plugin: Path, tmp_path: Path) -> Callable[..., Path]:
     """Return `write(system, replacements, model, **options)`: a folder to run, with pieces of its input replaced."""
 
-    def write_folder(system: System, replacements: Mapping[str, str] | None = None, model: Path = artifact, **options: object) -> Path:
+    def write_folder(
+        system: System | list[System], replacements: Mapping[str, str] | None = None, model: Path | Bundle = artifact, **options: object
+    ) -> Path:
         folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
         write_lammps(model, system, folder, LammpsConfig.model_validate({"thermo_every": 100, **options}), plugin=plugin)
         text = (folder / "in.lammps").read_text()

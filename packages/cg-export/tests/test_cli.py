@@ -54,6 +54,8 @@ def test_help_of_each_verb_ends_with_an_example(verb: str) -> None:
         (("stablehlo", "nowhere", "-o", "x"), "nowhere: expected a model bundle"),
         (("stablehlo", "nowhere", "-o", "x", "--precision", "float16"), "expected float32 or float64, received 'float16'"),
         (("stablehlo", "nowhere", "-o", "x", "--part", "half"), "expected full, backbone or prior"),
+        (("stablehlo", "nowhere", "-o", "x", "--format", "onnx"), "expected artifact or chemtrain, received 'onnx'"),
+        (("stablehlo", "nowhere", "-o", "x", "--budget", "64"), "expected BEADS,EDGES such as 512,20000, received '64'"),
         (("lammps", "nowhere", "stps=3"), "did you mean 'steps'?"),
         (("lammps", ".", "--pdb", "nowhere.pdb"), "nowhere.pdb: no such file"),
         (("lammps", "."), "expected a structure: either --pdb FILE, or --dataset FOLDER with --domain ID"),

@@ -125,8 +125,8 @@ class Artifact:
         """Load and verify an artifact folder; raises `UserError` as `read_manifest` does."""
         self.folder = Path(folder)
         self.manifest = read_manifest(folder)
-        self._exported = export.deserialize(bytearray((self.folder / MODEL_FILE).read_bytes()))
-        self._function: Callable[..., tuple[Array, Array]] = jax.jit(self._exported.call, keep_unused=True)
+        self.exported = export.deserialize(bytearray((self.folder / MODEL_FILE).read_bytes()))
+        self._function: Callable[..., tuple[Array, Array]] = jax.jit(self.exported.call, keep_unused=True)
         self._budget = Budget(1, 1, 1, 1, 1)
 
     def graph(self, positions: Array, species: Array, residue_index: Array, chain_index: Array) -> BeadGraph:

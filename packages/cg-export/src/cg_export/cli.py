@@ -1,5 +1,6 @@
 """`cg-export`: from a bundle to an artifact, to LAMMPS, and the proof that they agree."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from cg_data.errors import UserError, require
 
 if TYPE_CHECKING:
     from cg_export.lammps.system import System
+    from cg_export.lower import Budget
 
 app = new_app("cg-export", "Coarse-grained force fields as StableHLO artifacts that run in LAMMPS.")
 
@@ -27,15 +29,25 @@ def stablehlo(
     output: Annotated[Path, typer.Option("--output", "-o", help="artifact folder to write")],
     precision: PrecisionOption = "float32",
     part: Annotated[str, typer.Option(help="full, backbone or prior")] = "full",
+    budget: Annotated[
+        list[str] | None, typer.Option(help="BEADS,EDGES of a static module, ghosts included; repeat; default: a ladder up to 1,024 beads")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="artifact, or chemtrain: the network for chemtrain-deploy")] = "artifact",
 ) -> None:
     """Write a bundle as an artifact: one jax.export file for all sizes, a ladder of StableHLO modules, and a self-test."""
+    require(form in ("artifact", "chemtrain"), f"--format: expected artifact or chemtrain, received {form!r}")
     require(precision in ("float32", "float64"), f"--precision: expected float32 or float64, received {precision!r}")
     require(part in ("full", "backbone", "prior"), f"--part: expected full, backbone or prior, received {part!r}")
+    ladder = [_budget(text) for text in budget or []]
     _use_x64()
-    from cg_export.artifact import export_artifact
+    from cg_export.artifact import DEFAULT_LADDER, export_artifact
     from cg_models.bundle import load_bundle
 
-    manifest = export_artifact(load_bundle(bundle), output, precision, part)  # type: ignore[arg-type]
+    if form == "chemtrain":
+        export_chemtrain = _import_chemtrain()
+        typer.echo(f"{export_chemtrain(load_bundle(bundle), output, precision)}: the network alone; its prior runs in LAMMPS's own styles")
+        return
+    manifest = export_artifact(load_bundle(bundle), output, precision, part, ladder or DEFAULT_LADDER)  # type: ignore[arg-type]
     what = f"{manifest.part} energy in {manifest.precision}, cutoff {manifest.cutoff_angstrom:g} A"
     typer.echo(f"{output}: {what}, {len(manifest.modules)} static modules")
 
@@ -48,11 +60,12 @@ def build(
     ] = None,
     compiler: Annotated[str | None, typer.Option(help="C++17 compiler; default: $CXX, g++ or clang++")] = None,
     flag: Annotated[list[str] | None, typer.Option("--flag", "-f", help="further compiler flag; repeat for more")] = None,
+    pjrt_include: Annotated[Path | None, typer.Option(help="folder of XLA's pjrt_c_api.h: adds the runtime pjrt")] = None,
 ) -> None:
     """Compile LAMMPS's pair style cg against the installed LAMMPS."""
     from cg_export.lammps.build import build_plugin
 
-    path = build_plugin(output, lammps_include, compiler, flag or [])
+    path = build_plugin(output, lammps_include, compiler, flag or [], pjrt_include)
     typer.echo(f"{path}: in a LAMMPS input: plugin load {path}")
 
 
@@ -121,6 +134,23 @@ def _systems(pdb: list[Path], dataset: Path | None, domains: list[str], frame: i
     opened = open_dataset(dataset)
     require(bool(domains), f"--domain: expected at least one, received none; {dataset} has {' '.join(opened.domains[:8])}")
     return [frame_system(opened, name, frame) for name in domains]
+
+
+def _budget(text: str) -> "Budget":
+    from cg_export.lower import Budget
+
+    numbers = [int(word) for word in text.split(",") if word.isdigit()]
+    require(len(numbers) == 2 and min(numbers) > 0, f"--budget: expected BEADS,EDGES such as 512,20000, received {text!r}")
+    beads, edges = numbers
+    return Budget(beads, edges, beads, beads, beads)
+
+
+def _import_chemtrain() -> Callable[..., Path]:
+    try:
+        from cg_export.chemtrain import export_chemtrain
+    except ImportError:
+        raise UserError("--format chemtrain: expected the package protobuf, found none: install cg-export[chemtrain]") from None
+    return export_chemtrain
 
 
 def _use_x64() -> None:

@@ -26,7 +26,7 @@ from cg_export.manifest import FORMAT_VERSION
 logger = logging.getLogger(__name__)
 
 PLUGIN_FILE = "cgplugin.so"
-SOURCES = ("plugin.cpp", "pair_cg.cpp", "artifact.cpp", "sha256.cpp", "runtime_python.cpp")
+SOURCES = ("plugin.cpp", "pair_cg.cpp", "artifact.cpp", "sha256.cpp", "runtime_python.cpp", "runtime_pjrt.cpp")
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 NEEDED_HEADERS = ("pair.h", "neighbor.h", "json.h")
 
@@ -50,18 +50,26 @@ def build_plugin(
     lammps_include: Path | str | None = None,
     compiler: str | None = None,
     extra_flags: Sequence[str] = (),
+    pjrt_include: Path | str | None = None,
 ) -> Path:
     """Compile pair style `cg` into a shared library that LAMMPS's `plugin load` takes; return its path.
 
     output: the file to write; `default_plugin()` where None. lammps_include: folder with LAMMPS's own headers (`pair.h`, ...) of a
     user's build; the installed `lammps` package's where None. compiler: a C++17 compiler; $CXX, else g++, else clang++. extra_flags
-    go to the compiler, for example -DLAMMPS_BIGBIG where LAMMPS was built so, or -I with the folder of `mpi.h`.
+    go to the compiler, for example -DLAMMPS_BIGBIG where LAMMPS was built so, or -I with the folder of `mpi.h`. pjrt_include: folder
+    with XLA's `pjrt_c_api.h`, which adds the runtime `pjrt`; without it that runtime is refused with a line that says so.
 
     Raises `UserError`, one line, where the compiler, the headers or Python's shared library are missing, or compilation fails.
     """
     output = default_plugin() if output is None else Path(output)
     command = find_compiler(compiler)
     include = _find_headers(lammps_include)
+    if pjrt_include is not None:
+        require(
+            (Path(pjrt_include) / "pjrt_c_api.h").is_file(),
+            f"build-plugin: expected pjrt_c_api.h in --pjrt-include {pjrt_include}, found none: it is in xla/pjrt/c of XLA's sources",
+        )
+        include.append(Path(pjrt_include))
     integer_sizes = [] if any(flag.startswith("-DLAMMPS_") for flag in extra_flags) else ["-DLAMMPS_SMALLBIG"]
     sources = resources.files("cg_export.lammps") / "plugin"
     with tempfile.TemporaryDirectory() as folder, resources.as_file(sources) as source_folder:

@@ -6,16 +6,25 @@ import numpy as np
 
 from cg_data.errors import require
 from cg_data.topology import bonded_tuples
+from cg_export.lammps.native import NativePrior
 from cg_export.lammps.system import System
 
 FREE_SPACE_MARGIN_ANGSTROM = 20.0
+TUPLE_SIZES = {"bond": 2, "angle": 3, "dihedral": 4}
 
 
-def data_file(system: System, species_names: Sequence[str], masses_amu: Sequence[float], box_angstrom: float | None) -> str:
+def data_file(
+    system: System,
+    species_names: Sequence[str],
+    masses_amu: Sequence[float],
+    box_angstrom: float | None,
+    native: NativePrior | None = None,
+) -> str:
     """Return the text of a LAMMPS data file (`atom_style molecular`, `units real`).
 
     Atom types are the species in the given order, from 1. `box_angstrom` is the edge of a periodic cube around the centre of the
-    beads, which are wrapped into it with image flags; None leaves a margin for free space. Raises `UserError` for a species that is
+    beads, which are wrapped into it with image flags; None leaves a margin for free space. native: tuples with the types of a prior
+    in LAMMPS's own styles; without it all tuples of a kind are of type 1. Raises `UserError` for a species that is
     not in `species_names`, and for a box smaller than the beads' extent.
     """
     for name in system.names:
@@ -27,13 +36,11 @@ def data_file(system: System, species_names: Sequence[str], masses_amu: Sequence
     molecules = np.unique(system.chain_index, return_inverse=True)[1] + 1
     low, high = box_bounds(system.positions, box_angstrom)
     positions, images = wrap(system.positions, low, high)
-    tuples = [bonded_tuples(system.residue_index, system.chain_index, size) for size in (2, 3, 4)]
+    tuples, types_of = _sections(system, native)
 
     lines = ["coarse-grained beads, one for each residue; written by cg-export", ""]
-    lines += [f"{len(types)} atoms"]
-    lines += [f"{len(rows)} {name}" for name, rows in zip(("bonds", "angles", "dihedrals"), tuples, strict=True)]
-    lines += ["", f"{len(species_names)} atom types"]
-    lines += [f"1 {name} types" for name, rows in zip(("bond", "angle", "dihedral"), tuples, strict=True) if len(rows)]
+    lines += [f"{len(types)} atoms", *(f"{len(rows)} {title.lower()}" for title, rows in tuples.items())]
+    lines += ["", f"{len(species_names)} atom types", *(f"{n} {kind} types" for kind, n in types_of.items() if n)]
     lines += ["", *(f"{low[k]:.9g} {high[k]:.9g} {axis}lo {axis}hi" for k, axis in enumerate("xyz"))]
     lines += [
         "",
@@ -44,16 +51,27 @@ def data_file(system: System, species_names: Sequence[str], masses_amu: Sequence
     lines += ["", "Atoms # molecular", ""]
     for i, (molecule, kind, x, image) in enumerate(zip(molecules, types, positions, images, strict=True), start=1):
         lines.append(f"{i} {molecule} {kind} {x[0]:.15g} {x[1]:.15g} {x[2]:.15g} {image[0]} {image[1]} {image[2]}")
-    for title, rows in zip(("Bonds", "Angles", "Dihedrals"), tuples, strict=True):
-        if len(rows):
-            lines += ["", title, "", *(f"{i} 1 {' '.join(str(bead + 1) for bead in row)}" for i, row in enumerate(rows, start=1))]
+    for title, rows in tuples.items():
+        if rows:
+            lines += ["", title, "", *rows]
     return "\n".join([*lines, ""])
+
+
+def _sections(system: System, native: NativePrior | None) -> tuple[dict[str, list[str]], dict[str, int]]:
+    """Return title -> lines, and kind -> number of types, of bonds, angles and dihedrals."""
+    if native is not None:
+        return native.tuples, {kind: native.types.get(kind, 0) for kind in TUPLE_SIZES}
+    found = {kind: bonded_tuples(system.residue_index, system.chain_index, size) for kind, size in TUPLE_SIZES.items()}
+    lines = {
+        f"{kind.title()}s": [f"{i} 1 {' '.join(str(bead + 1) for bead in row)}" for i, row in enumerate(rows, start=1)]
+        for kind, rows in found.items()
+    }
+    return lines, {kind: int(len(rows) > 0) for kind, rows in found.items()}
 
 
 def bonded_kinds(system: System) -> dict[str, bool]:
     """Return which of bond, angle and dihedral a system has at all; LAMMPS refuses a style without types."""
-    sizes = {"bond": 2, "angle": 3, "dihedral": 4}
-    return {kind: len(bonded_tuples(system.residue_index, system.chain_index, size)) > 0 for kind, size in sizes.items()}
+    return {kind: len(bonded_tuples(system.residue_index, system.chain_index, size)) > 0 for kind, size in TUPLE_SIZES.items()}
 
 
 def box_bounds(positions: np.ndarray, edge: float | None) -> tuple[np.ndarray, np.ndarray]:

@@ -57,18 +57,24 @@ def run_lammps(
     folder: Path | str,
     input_name: str = "in.lammps",
     ranks: int = 1,
+    partitions: int = 1,
     variables: Mapping[str, object] | None = None,
     extra_environment: Mapping[str, str] | None = None,
 ) -> LammpsRun:
     """Run `lmp -in input_name` in a folder and return what it printed.
 
-    variables set LAMMPS's index variables (`-var`), such as `steps`. Raises `UserError` with LAMMPS's own error line where it fails.
+    ranks: of each partition; replica exchange needs one partition for each temperature, and the thermo columns are then LAMMPS's
+    table of exchanges, Step T0 T1 .... variables set LAMMPS's index variables (`-var`), such as `steps`. Raises `UserError` with
+    LAMMPS's own error line where it fails.
     """
     folder = Path(folder)
     require((folder / input_name).is_file(), f"{folder / input_name}: no such file: write one with cg-export lammps")
     program, environment = find_lmp()
-    launcher = [find_mpirun(), "-np", str(ranks)] if ranks > 1 else []
+    n_processes = ranks * partitions
+    launcher = [find_mpirun(), "-np", str(n_processes)] if n_processes > 1 else []
     options = [word for name, value in (variables or {}).items() for word in ("-var", name, str(value))]
+    if partitions > 1:
+        options += ["-partition", f"{partitions}x{ranks}"]
     command = [*launcher, *program, "-in", input_name, "-log", LOG_FILE, "-screen", "none", *options]
     done = subprocess.run(
         command,

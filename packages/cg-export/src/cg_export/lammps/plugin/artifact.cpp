@@ -48,6 +48,11 @@ cg::Artifact cg::read_artifact(const std::string &folder)
     artifact.receptive_field = manifest.at("receptive_field_angstrom").get<double>();
     artifact.needs_topology = manifest.at("needs_topology").get<bool>();
     artifact.species = manifest.at("species_names").get<std::vector<std::string>>();
+    for (const auto &item : manifest.at("modules")) {
+      const auto size = [&item](const char *name) { return item.at(name).get<int32_t>(); };
+      artifact.modules.push_back({item.at("file").get<std::string>(), item.at("platforms").get<std::vector<std::string>>(),
+                                  {size("beads"), size("edges"), size("bonds"), size("angles"), size("dihedrals")}});
+    }
     return artifact;
   } catch (const LAMMPS_NS::json::exception &error) {
     throw std::runtime_error(path + ": not the manifest of an artifact (" + error.what() + "): export it again");

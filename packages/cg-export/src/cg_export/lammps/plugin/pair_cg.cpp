@@ -67,15 +67,20 @@ void PairCG::allocate()
 void PairCG::settings(int narg, char **arg)
 {
   runtime_name = narg > 0 ? arg[0] : "python";
-  if (runtime_name != "python")
-    error->all(FLERR, "pair_style cg: unknown runtime '{}'; expected 'pair_style cg python'", runtime_name);
-  if (narg > 1 && (narg != 4 || strcmp(arg[1], "reserve") != 0))
-    error->all(FLERR, "pair_style cg: expected 'pair_style cg python' or 'pair_style cg python reserve BEADS EDGES'");
+  int next = std::min(narg, 1);
+  pjrt_library.clear();
+  if (runtime_name == "pjrt") {
+    if (narg < 2 || strcmp(arg[1], "reserve") == 0)
+      error->all(FLERR, "pair_style cg pjrt: expected the path of a PJRT library, such as xla_cuda_plugin.so of jax-cuda12-pjrt");
+    pjrt_library = arg[next++];
+  } else if (runtime_name != "python")
+    error->all(FLERR, "pair_style cg: unknown runtime '{}'; expected 'pair_style cg python' or 'pair_style cg pjrt LIBRARY'", runtime_name);
   reserved = cg::Budget();
-  if (narg == 4) {
-    const int beads = utils::inumeric(FLERR, arg[2], false, lmp);
-    reserved = {beads, utils::inumeric(FLERR, arg[3], false, lmp), beads, beads, beads};
-  }
+  if (next == narg) return;
+  if (narg != next + 3 || strcmp(arg[next], "reserve") != 0)
+    error->all(FLERR, "pair_style cg {}: expected nothing more or 'reserve BEADS EDGES', received '{}'", runtime_name, arg[next]);
+  const int beads = utils::inumeric(FLERR, arg[next + 1], false, lmp);
+  reserved = {beads, utils::inumeric(FLERR, arg[next + 2], false, lmp), beads, beads, beads};
 }
 
 void PairCG::coeff(int narg, char **arg)
@@ -124,7 +129,7 @@ void PairCG::init_style()
   time_runtime = time_bridge = 0.0;
   if (runtime) return;
   try {
-    runtime = cg::python_runtime(folder);
+    runtime = runtime_name == "pjrt" ? cg::pjrt_runtime(folder, artifact, pjrt_library) : cg::python_runtime(folder);
     if (reserved.beads > 0) runtime->plan(reserved, true);
   } catch (const std::runtime_error &failure) {
     error->one(FLERR, "pair style cg: {}", failure.what());

@@ -1,6 +1,7 @@
 // Pair style `cg`: energies and forces of an artifact exported by cg-export.
 //
 //   pair_style cg python [reserve BEADS EDGES]
+//   pair_style cg pjrt LIBRARY [reserve BEADS EDGES]
 //   pair_coeff * * artifact-folder ALA ARG ... (one residue name of the artifact, or NULL, for each atom type)
 
 #ifndef LMP_PAIR_CG_H
@@ -42,7 +43,7 @@ class PairCG : public Pair {
   void add_results(int);
   void report_bad_bead();
 
-  std::string runtime_name, folder;
+  std::string runtime_name, pjrt_library, folder;
   cg::Artifact artifact;
   std::unique_ptr<cg::Runtime> runtime;
   std::vector<int> species_of_type;    // index into artifact.species, -1 for NULL

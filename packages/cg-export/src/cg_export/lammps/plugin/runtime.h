@@ -52,8 +52,12 @@ class Runtime {
   virtual void execute(bool lists_changed) = 0;
 };
 
-// Each throws std::runtime_error with one line that says what was expected.
-std::unique_ptr<Runtime> python_runtime(const std::string &artifact);
+struct Artifact;
+
+// Each throws std::runtime_error with one line that says what was expected. `folder` is the artifact's; pjrt_runtime keeps the
+// reference to its manifest, and opens `library`.
+std::unique_ptr<Runtime> python_runtime(const std::string &folder);
+std::unique_ptr<Runtime> pjrt_runtime(const std::string &folder, const Artifact &artifact, const std::string &library);
 
 }    // namespace cg
 

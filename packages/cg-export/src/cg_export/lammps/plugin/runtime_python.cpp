@@ -163,7 +163,7 @@ class PythonRuntime : public cg::Runtime {
 
 }    // namespace
 
-std::unique_ptr<cg::Runtime> cg::python_runtime(const std::string &artifact)
+std::unique_ptr<cg::Runtime> cg::python_runtime(const std::string &folder)
 {
-  return std::make_unique<PythonRuntime>(artifact);
+  return std::make_unique<PythonRuntime>(folder);
 }

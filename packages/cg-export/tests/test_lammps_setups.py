@@ -1,0 +1,105 @@
+"""What `cg-export lammps` can set up, in real LAMMPS: native priors, several proteins, replica exchange."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cg_data.errors import UserError
+from cg_export.artifact import compare
+from cg_export.lammps.input import LammpsConfig
+from cg_export.lammps.run import read_dump, run_lammps
+from cg_export.lammps.system import System, combine
+from cg_export.lammps.write import write_lammps
+from cg_models.bundle import Bundle
+
+INTERPOLATION_TOLERANCE = 1e-5
+"""Of native against embedded priors: LAMMPS interpolates tables."""
+RUN = "run             ${steps}\n"
+DUMP = """
+compute         energy all pe/atom
+dump            forces all custom 1 forces.dump id c_energy fx fy fz
+dump_modify     forces sort id format float %.17g
+"""
+
+
+def _bundle_energy_and_forces(bundle: Bundle, system: System) -> tuple[np.ndarray, np.ndarray]:
+    graph = bundle.graph(system.positions, list(system.names), system.residue_index, system.chain_index, dense=False)
+    energies, forces = bundle.energy_and_forces(graph)
+    return np.asarray(energies), np.asarray(forces)
+
+
+@pytest.mark.parametrize(("ranks", "threads", "box"), [(1, 2, None), (2, 1, 100.0)])
+def test_native_priors_and_the_network_equal_the_bundle(
+    ranks: int, threads: int, box: float | None, bundle: Bundle, write: Callable[..., Path], chain_system: Callable[..., System]
+) -> None:
+    system = chain_system([16, 9], seed=11)
+    openmp = f"package omp {threads}\nsuffix omp\nunits           real"
+    replacements = {RUN: DUMP + "run 0\n"} | ({"units           real": openmp} if threads > 1 else {})
+    folder = write(system, replacements, bundle, ensemble="nve", priors="native", box_angstrom=box)
+    run = run_lammps(folder, ranks=ranks)
+    found = read_dump(folder / "forces.dump", ["c_energy", "fx", "fy", "fz"])[-1][1]
+    energies, forces = _bundle_energy_and_forces(bundle, system)
+    # LAMMPS shares a tuple's energy among its beads as the bundle does, so even the energies of beads agree.
+    assert compare(found[:, 0], found[:, 1:], energies, forces).worst() < INTERPOLATION_TOLERANCE
+    assert run.thermo["PotEng"][0] == pytest.approx(energies.sum(), rel=INTERPOLATION_TOLERANCE)
+
+
+def test_native_priors_need_a_bundle_of_prior_and_network(
+    bundle: Bundle, artifact: Path, make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    config = LammpsConfig(priors="native")
+    system = System(("ALA",), np.zeros((1, 3)), np.zeros(1, int), np.zeros(1, int))
+    with pytest.raises(UserError, match="expected a bundle, received artifact"):
+        write_lammps(artifact, system, tmp_path / "run", config, plugin=tmp_path)
+    alone = make_bundle(None, mode="backbone")
+    with pytest.raises(UserError, match="expected a model of mode hybrid, received mode backbone"):
+        write_lammps(alone, system, tmp_path / "run", config, plugin=tmp_path)
+
+
+@pytest.mark.parametrize("box", [None, 150.0])
+def test_two_proteins_in_two_copies_have_the_forces_of_the_bundle(
+    box: float | None, bundle: Bundle, write: Callable[..., Path], chain_system: Callable[..., System]
+) -> None:
+    proteins = [chain_system([9], seed=1), chain_system([7, 5], seed=2)]
+    # So near that copies see each other.
+    options = {"copies": 2, "copy_spacing_angstrom": 6.0, "box_angstrom": box, "ensemble": "nve"}
+    folder = write(proteins, {RUN: DUMP + "run 0\n"}, **options)
+    run_lammps(folder)
+    found = read_dump(folder / "forces.dump", ["c_energy", "fx", "fy", "fz"])[-1][1]
+    together = combine([protein for protein in proteins for _ in range(2)], 6.0)
+    assert together.n_beads == 42
+    assert compare(found[:, 0], found[:, 1:], *_bundle_energy_and_forces(bundle, together)).worst() < 1e-6
+
+
+def test_replica_exchange_runs_one_partition_for_each_temperature_and_exchanges(
+    write: Callable[..., Path], chain_system: Callable[..., System]
+) -> None:
+    # Equal temperatures but for a hair: every attempt is accepted.
+    options = {"ensemble": "tempering", "tempering_kelvin": (320.0, 320.001), "exchange_every": 20, "steps": 100, "dump_every": 50}
+    folder = write(chain_system([6]), **options)
+    run = run_lammps(folder, partitions=2)
+    table = np.stack([run.thermo["T0"], run.thermo["T1"]], axis=1)
+    assert run.thermo["Step"].tolist() == [0, 20, 40, 60, 80, 100]
+    assert set(map(tuple, table.tolist())) == {(0, 1), (1, 0)}
+    first, second = (read_dump(folder / f"trajectory.{k}.lammpstrj", ["xu", "yu", "zu"])[-1] for k in (0, 1))
+    assert first[0] == second[0] == 100
+    assert np.abs(first[1] - second[1]).max() > 1e-3
+    assert "lmp -partition 2x1 -in in.lammps" in (folder / "in.lammps").read_text()
+    assert "--ntasks=2" in (folder / "run.sbatch").read_text()
+    assert '"$LMP" -partition 2x1 -in' in (folder / "run.sbatch").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tempering_kelvin": [300, 320]}, "with ensemble tempering, and only then"),
+        ({"ensemble": "tempering", "tempering_kelvin": [320, 300]}, "two or more ascending temperatures"),
+        ({"ensemble": "tempering", "tempering_kelvin": [300, 320], "steps": 10}, "multiple of exchange_every"),
+        ({"runtime": "pjrt"}, "pjrt_library must be given with runtime pjrt"),
+    ],
+)
+def test_contradicting_options_are_refused(options: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        LammpsConfig.parse(options, "test")
