@@ -119,6 +119,33 @@ def from_npz(
     typer.echo(f"{output}: {len(dataset.domains)} domains")
 
 
+@app.command("mean-force", epilog="Example: cg-data mean-force dataset -o mean-forces frames=24 sampling.relative_error=0.1 --workers 2")
+def mean_force(
+    output: Output,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DATASET | INPUT]... [KEY=VALUE]...", help="A dataset made by prepare, or its inputs; then options."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of options.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes, each averaging one frame at a time.")] = None,
+) -> None:
+    """Make a dataset of mean forces with their errors: all-atom simulations around held beads; continue one that was interrupted."""
+    from cg_data.config import MeanForceConfig
+    from cg_data.mean_force_dataset import make_mean_forces
+
+    overrides = [text for text in inputs or [] if _is_override(text)]
+    files = [text for text in inputs or [] if not _is_override(text)]
+    if files:
+        overrides.append(f"inputs={files}")
+    if workers is not None:
+        overrides.append(f"workers={workers}")
+    dataset = make_mean_forces(MeanForceConfig.load(config, overrides), output)
+    for domain in dataset.domains:
+        typer.echo(f"{domain}: {dataset.domain(domain).notes[-1]}")
+    if dataset.info.refused:
+        raise UserError(f"{output}: {len(dataset.info.refused)} domains were refused, the others are made; see the reasons above")
+
+
 @app.command(epilog="Example: cg-data template > prepare.yaml")
 def template() -> None:
     """Print the options of prepare with their defaults, as YAML."""

@@ -110,3 +110,54 @@ class FromNpzConfig(Configuration):
     temperature_kelvin: float | None = pydantic.Field(default=None, gt=0)
     """Temperature of files that do not hold it."""
     split: SplitConfig = SplitConfig()
+
+
+class AllAtomConfig(Configuration):
+    """The all-atom model that mean forces are averaged in; OpenMM's names."""
+
+    force_field: tuple[str, ...] = pydantic.Field(default=("amber14/protein.ff14SB.xml", "implicit/obc2.xml"), min_length=1)
+    """Force-field files, of OpenMM or one's own; the solvent is implicit, or there is none."""
+    hydrogen_mass_amu: float = pydantic.Field(default=3.0, gt=0)
+    """Mass of hydrogens, taken from the atom they are bonded to: slower hydrogens allow the time step."""
+    max_force_difference: float | None = pydantic.Field(default=0.05, gt=0)
+    """Largest accepted difference between the source's forces and this model's at the same frames, as a share of their rms; None
+    accepts any: the labels are then those of this model, not of the source's."""
+    platform: Literal["CPU", "CUDA", "HIP", "OpenCL", "Reference"] = "CPU"
+
+
+class SamplingConfig(Configuration):
+    """How long, and how, the atoms are simulated around the held beads."""
+
+    time_step_fs: float = pydantic.Field(default=4.0, gt=0)
+    friction_per_ps: float = pydantic.Field(default=1.0, gt=0)
+    sample_interval_fs: float = pydantic.Field(default=40.0, gt=0)
+    equilibration_ps: float = pydantic.Field(default=1.0, ge=0)
+    """Left out of the average."""
+    relative_error: float = pydantic.Field(default=0.1, gt=0)
+    """A frame is finished when the rms standard error of its forces is below this share of their rms."""
+    min_ps: float = pydantic.Field(default=20.0, gt=0)
+    max_ps: float = pydantic.Field(default=1000.0, gt=0)
+    """Shortest and longest average of a frame; where the longest is not enough, the label keeps its larger error."""
+
+
+class MeanForceConfig(Configuration):
+    """Options of `cg-data mean-force`."""
+
+    inputs: tuple[str, ...] = ()
+    """A dataset made by `prepare`, and where its files have moved, these; or the inputs of `prepare` alone."""
+    prepare: PrepareConfig = PrepareConfig()
+    """Options of `prepare` where the inputs are all-atom files; those of the dataset where it is one."""
+    frames: int = pydantic.Field(default=20, ge=1)
+    """Most frames of each domain, evenly spaced over those of the splits."""
+    splits: tuple[Literal["train", "validation", "held_out_trajectories", "held_out_domains"], ...] = (
+        "train",
+        "validation",
+        "held_out_trajectories",
+        "held_out_domains",
+    )
+    """Splits that frames are taken from; each keeps its own."""
+    all_atom: AllAtomConfig = AllAtomConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    seed: int = 0
+    workers: int = pydantic.Field(default=1, ge=1)
+    """Processes, each averaging one frame at a time."""

@@ -25,7 +25,7 @@ from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError
 from cg_data.mapping import RESIDUE_SPECIES
 from cg_data.records import DATASET_VERSION, DatasetInfo, DomainEntry, DomainRecord, ForceMapRecord, TrajectoryRecord
-from cg_data.split import SPLITS, SplitConfig, assign_segments, check_segments, is_held_out, read_superfamilies
+from cg_data.split import SPLITS, Segments, SplitConfig, assign_segments, check_segments, is_held_out, read_superfamilies
 
 ARRAYS = ("positions", "forces", "species", "residue_index", "chain_index", "temperature", "trajectory", "source_frame")
 OPTIONAL_ARRAYS = ("weight", "force_error")
@@ -49,6 +49,7 @@ class DomainData:
     trajectory_temperatures: Sequence[float] | None = None
     source_lengths: Sequence[int] | None = None
     source_frame: np.ndarray | None = None
+    segments: Sequence[Segments] | None = None
     rejected: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
     force_map: ForceMapRecord | None = None
@@ -248,7 +249,9 @@ def _make_record(domain: str, data: DomainData, split: SplitConfig, checksums: d
     source_lengths = lengths if data.source_lengths is None else data.source_lengths
     superfamilies = read_superfamilies(split.superfamilies)
     held_out = is_held_out(domain, split, superfamilies)
-    segments = assign_segments(replicas, temperatures, lengths.tolist(), held_out, split)
+    segments = data.segments
+    if segments is None:
+        segments = assign_segments(replicas, temperatures, lengths.tolist(), held_out, split)
     check_segments(segments, lengths.tolist(), domain)
     return DomainRecord(
         domain=domain,
