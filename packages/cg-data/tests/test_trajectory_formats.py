@@ -86,23 +86,70 @@ def test_atoms_that_do_not_match_the_topology_are_refused(described, tmp_path):
         run(described(), tmp_path / "out")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # MDAnalysis warns of what a bare PDB lacks.
-def test_a_trr_trajectory_with_forces_is_read_through_mdanalysis(described, chignolin_file, tmp_path):
-    analysis = pytest.importorskip("MDAnalysis")
-    path = described(topology="top.pdb", trajectories=[{"positions": "run.trr", "temperature_kelvin": 348}])
-    universe = analysis.Universe(str(tmp_path / "top.pdb"))
-    with h5py.File(chignolin_file) as file, analysis.Writer(str(tmp_path / "run.trr"), 175) as writer:
-        group = file["5awlA00/348/0"]
-        universe.trajectory.ts.has_forces = True
-        for coords, forces in zip(group["coords"][:20], group["forces"][:20], strict=True):
-            universe.trajectory.ts.positions = coords
-            universe.trajectory.ts.forces = forces * KJ
-            writer.write(universe.atoms)
-    ours = run(path, tmp_path / "ours", force_map={"kind": "slice"}).frames("chignolin")
+def test_hdf5_arrays_are_read_by_slices_in_the_stated_units(described, chignolin_file, tmp_path):
+    with h5py.File(chignolin_file) as file, h5py.File(tmp_path / "run.h5", "w") as arrays:
+        for name, ours, factor in (("coords", "positions", 0.1), ("forces", "forces", 10 * KJ)):
+            arrays[ours] = file[f"5awlA00/348/0/{name}"][:20] * factor
+        arrays["box"] = np.eye(3) * 5
+    path = described(trajectories=[{"positions": "run.h5", "temperature_kelvin": 348}])
+    compare_with_the_first_frames(path, chignolin_file, tmp_path)
+    with h5py.File(tmp_path / "run.h5", "a") as arrays:
+        del arrays["positions"]
+    with pytest.raises(UserError, match=r"run.h5: no data set 'positions'; expected positions and forces"):
+        run(path, tmp_path / "out")
+    (tmp_path / "run.h5").write_text("text")
+    with pytest.raises(UserError, match=r"run.h5: cannot be opened as HDF5"):
+        run(path, tmp_path / "out")
+
+
+def compare_with_the_first_frames(path, chignolin_file, tmp_path, domain="chignolin"):
+    """Prepare a description of the first 20 frames of chignolin with the slice map; its beads must be those of the mdCATH file."""
+    ours = run(path, tmp_path / "ours", force_map={"kind": "slice"}).frames(domain)
     select = {"replicas": [0], "max_frames": 20, "choose": "first"}
     reference = run(chignolin_file, tmp_path / "reference", force_map={"kind": "slice"}, select=select).frames("5awlA00")
     np.testing.assert_allclose(ours.positions, reference.positions, atol=1e-4)
-    np.testing.assert_allclose(ours.forces, reference.forces, atol=1e-3)
+    np.testing.assert_allclose(ours.forces, reference.forces, atol=2e-3)
+    np.testing.assert_array_equal(ours.species, reference.species)
+    np.testing.assert_array_equal(ours.chain_index, reference.chain_index)
+
+
+@pytest.fixture
+def first_frames(chignolin_file):
+    """Positions and forces [20, 175, 3] of chignolin in angstrom and kcal/mol/angstrom."""
+    with h5py.File(chignolin_file) as file:
+        group = file["5awlA00/348/0"]
+        return group["coords"][:20], group["forces"][:20]
+
+
+def write_topologies(chignolin_file, folder, analysis):
+    """Write the PSF of the file, and a GRO, as programs do that know no elements and no bonds."""
+    with h5py.File(chignolin_file) as file:
+        (folder / "top.psf").write_bytes(file["5awlA00/psf"][()])
+    analysis.Universe(str(folder / "top.pdb")).atoms.write(str(folder / "top.gro"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # MDAnalysis warns of what a topology lacks.
+@pytest.mark.parametrize("topology", ["top.pdb", "top.psf", "top.gro"])
+@pytest.mark.parametrize("trajectory", ["run.npz", "run.trr", "run.h5md"])
+def test_topologies_and_trajectories_through_mdanalysis_give_the_same_beads(
+    described, chignolin_file, first_frames, tmp_path, topology, trajectory
+):
+    analysis = pytest.importorskip("MDAnalysis")
+    write_topologies(chignolin_file, tmp_path, analysis)
+    positions, forces = first_frames
+    if trajectory == "run.npz":
+        np.savez(tmp_path / trajectory, positions=positions / 10, forces=forces * 10 * KJ)
+    else:
+        units = {"lengthunit": "nm", "timeunit": "ps", "forceunit": "kJ/(mol*nm)", "n_frames": 20, "forces": True, "velocities": False}
+        universe = analysis.Universe(str(tmp_path / "top.pdb"))
+        universe.trajectory.ts.has_forces = True
+        with analysis.Writer(str(tmp_path / trajectory), n_atoms=175, **(units if trajectory == "run.h5md" else {})) as writer:
+            for frame, force in zip(positions, forces, strict=True):
+                # MDAnalysis holds kJ/mol/angstrom and converts to the file's unit.
+                universe.trajectory.ts.positions, universe.trajectory.ts.forces = frame, force * KJ
+                writer.write(universe.atoms)
+    path = described(topology=topology, trajectories=[{"positions": trajectory, "temperature_kelvin": 348}])
+    compare_with_the_first_frames(path, chignolin_file, tmp_path)
 
 
 def test_a_format_that_needs_mdanalysis_says_so_where_it_is_not_installed(described, tmp_path, monkeypatch):

@@ -5,12 +5,12 @@
     trajectories:
       - {positions: run0.npz, temperature_kelvin: 300}
       - {positions: run1.npz, temperature_kelvin: 300, replica: 1}
-    length_unit: nm                      # of NPZ and NPY arrays; converted once, here
+    length_unit: nm                      # of NPZ, NPY and HDF5 arrays; converted once, here
     force_unit: kJ/mol/nm
 
-An NPZ file holds `positions` and `forces` [n_frames, n_atoms, 3] (and may hold `box` [3, 3], rows are lattice vectors); an NPY file
-holds one of them, the other is named by `forces`. Other files (TRR, XTC, DCD, H5MD, ...) are read by MDAnalysis, which knows their units;
-TRR and H5MD can carry forces. Paths are relative to the YAML file.
+An NPZ or HDF5 file (.h5, .hdf5) holds `positions` and `forces` [n_frames, n_atoms, 3] (and may hold `box` [3, 3], rows are lattice
+vectors); an NPY file holds one of them, the other is named by `forces`. HDF5 and NPY are read slice by slice. Other files (TRR, XTC,
+DCD, H5MD, ...) are read by MDAnalysis, which knows their units; TRR and H5MD can carry forces. Paths are relative to the YAML file.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import h5py
 import numpy as np
 import pydantic
 
@@ -37,14 +38,15 @@ FORCE_FACTOR = {
     "kJ/mol/nm": 0.1 / KJ_PER_KCAL,
     "eV/angstrom": KCAL_PER_EV,
 }
-ARRAY_SUFFIXES = (".npz", ".npy")
+HDF5_SUFFIXES = (".h5", ".hdf5")
+ARRAY_SUFFIXES = (".npz", ".npy", *HDF5_SUFFIXES)
 
 
 class TrajectoryFiles(Configuration):
     """The files of one trajectory."""
 
     positions: str
-    """NPZ with positions and forces, NPY with positions, or a trajectory that MDAnalysis reads."""
+    """NPZ or HDF5 with positions and forces, NPY with positions, or a trajectory that MDAnalysis reads."""
     forces: str | None = None
     """NPY with forces, where `positions` is an NPY file."""
     temperature_kelvin: float = pydantic.Field(gt=0)
@@ -178,7 +180,37 @@ def _open_trajectory(
     return trajectory, reader
 
 
-def _load_arrays(positions: Path, forces: Path | None) -> dict[str, np.ndarray]:
+class _Hdf5Array:
+    """One data set of an HDF5 file, by slices; the file is open only while it is read."""
+
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...]):
+        self._path, self._name, self.shape = path, name, shape
+
+    def __getitem__(self, frames: Any) -> np.ndarray:
+        try:
+            with h5py.File(self._path, "r") as file:
+                return np.asarray(file[self._name][frames])
+        except OSError:
+            raise UserError(f"{self._path}: {self._name} cannot be read; the file is damaged: write it again") from None
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.asarray(self[()], dtype)
+
+
+def _hdf5_arrays(path: Path) -> dict[str, Any]:
+    try:
+        with h5py.File(path, "r") as file:
+            found = {name: file[name] for name in ("positions", "forces", "box") if isinstance(file.get(name), h5py.Dataset)}
+            return {name: _Hdf5Array(path, name, dataset.shape) for name, dataset in found.items()}
+    except OSError:
+        raise UserError(f"{path}: cannot be opened as HDF5; expected data sets positions and forces [frames, atoms, 3]") from None
+
+
+def _load_arrays(positions: Path, forces: Path | None) -> dict[str, Any]:
+    if positions.suffix in HDF5_SUFFIXES:
+        arrays = _hdf5_arrays(positions)
+        require("positions" in arrays, f"{positions}: no data set 'positions'; expected positions and forces [frames, atoms, 3]")
+        return arrays
     try:
         if positions.suffix == ".npy":
             arrays = {"positions": np.load(positions, mmap_mode="r", allow_pickle=False)}
