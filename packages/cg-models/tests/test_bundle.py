@@ -10,8 +10,9 @@ import yaml
 from cg_data.errors import UserError
 from cg_models.bundle import Bundle, load_bundle, save_bundle
 from cg_models.config import ModelConfig
+from cg_models.forces import energy_and_forces
 from cg_models.hybrid import build_model
-from cg_models.testing import SPECIES, random_chain
+from cg_models.testing import SPECIES, random_chain, random_rotation
 
 VERSION_1 = Path(__file__).parent / "data" / "bundle_v1"
 SMALL = {"kind": "allegro", "layers": 1, "num_radial": 4, "l_max": 1, "num_features": 2, "mlp_n_hidden": 8, "mlp_n_layers": 1}
@@ -141,3 +142,40 @@ def test_parameters_of_another_configuration_are_refused(tmp_path):
     save_bundle(tmp_path / "bundle", Bundle(config, SPECIES, params))
     with pytest.raises(UserError, match=r"expected shape \(.*\), received \(.*\): the parameters belong to another configuration"):
         load_bundle(tmp_path / "bundle")
+
+
+def test_many_frames_have_the_energies_and_forces_of_each_alone(bundle):
+    rotation = random_rotation()
+    positions = random_chain(8)
+    energies, forces = bundle.for_frames(np.stack([positions, positions @ rotation.T, positions]), residues(8), beads_per_batch=16)
+    alone, alone_forces = bundle.energy_and_forces(bundle.graph(positions, residues(8)))
+    for found, force, turned in zip(energies, forces, (np.eye(3), rotation, np.eye(3)), strict=True):
+        np.testing.assert_allclose(found, alone, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(force, alone_forces @ turned.T, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_of_the_energy_is_the_force_inside_other_compiled_code(bundle):
+    graph = bundle.graph(random_chain(8), residues(8))
+    gradient = jax.jit(jax.grad(lambda x: bundle.energy(dataclasses.replace(graph, positions=x)).sum()))(graph.positions)
+    np.testing.assert_allclose(gradient, -bundle.energy_and_forces(graph)[1], rtol=1e-5, atol=1e-5)
+
+
+def test_forces_of_an_ensemble_are_a_vmap_over_parameters(bundle):
+    graph = bundle.graph(random_chain(8), residues(8))
+    members = jax.tree.map(lambda leaf: np.stack([leaf, 1.1 * leaf]), dict(bundle.params))
+    forces = jax.jit(jax.vmap(lambda params: energy_and_forces(bundle.model.energy)(params, graph)[1]))(members)
+    np.testing.assert_allclose(forces[0], bundle.energy_and_forces(graph)[1], rtol=1e-5, atol=1e-4)
+    assert np.abs(forces[1] - forces[0]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("positions", "options", "message"),
+    [
+        (np.zeros((4, 8)), {}, r"expected positions \[n_frames, n_beads, 3\], received \[4, 8\]"),
+        (np.zeros((3, 8, 3)), {"chain_index": np.zeros(3)}, "expected 8 values of chain_index, one per position, received 3"),
+        (np.zeros((3, 5, 3)), {}, "expected 5 species, one per position, received 8"),
+    ],
+)
+def test_frames_that_do_not_fit_are_refused(bundle, positions, options, message):
+    with pytest.raises(UserError, match=message):
+        bundle.for_frames(positions, residues(8), **options)

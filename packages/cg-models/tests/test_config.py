@@ -33,6 +33,21 @@ def test_every_size_survives_a_round_trip_through_yaml(backbone, tmp_path):
         assert ModelConfig.load(tmp_path / "model.yaml") == config
 
 
-def test_allegro_large_is_the_published_size():
-    config = ModelConfig.parse({"backbone": options_of("allegro", "large")}, "test")
-    assert (config.backbone.layers, config.backbone.num_radial) == (4, 36)
+PUBLISHED = {
+    ("allegro", "default"): {"layers": 3, "num_radial": 24},
+    ("allegro", "med"): {"layers": 3, "num_radial": 18},
+    ("allegro", "large"): {"layers": 4, "num_radial": 36},
+    ("mace", "default"): {"layers": 2, "num_features": 128, "max_ell": 2, "num_radial": 8, "readout": 16, "embed": 32},
+    ("mace", "large"): {"layers": 3, "num_features": 256, "max_ell": 3, "num_radial": 12, "readout": 32, "embed": 64},
+    ("painn", "default"): {"layers": 3, "num_features": 128, "num_radial": 20},
+    ("painn", "large"): {"layers": 4, "num_features": 256, "num_radial": 20},
+}
+
+
+@pytest.mark.parametrize(("kind", "size"), PUBLISHED)
+def test_named_sizes_have_their_published_options(kind, size):
+    config = ModelConfig.parse({"backbone": options_of(kind, size)}, "test")
+    assert {name: getattr(config.backbone, name) for name in PUBLISHED[kind, size]} == PUBLISHED[kind, size]
+    assert config.envelope_exponent == 6
+    if kind == "mace":
+        assert (config.backbone.hidden_l_max, config.backbone.correlation) == (1, 3)

@@ -10,7 +10,7 @@ from cg_data.errors import UserError
 from cg_models.config import ModelConfig
 from cg_models.forces import energy_and_forces
 from cg_models.hybrid import build_model, match_force_scale
-from cg_models.statistics import ModelStatistics, average_neighbours, root_mean_square
+from cg_models.statistics import average_neighbours, measure_statistics, root_mean_square
 from cg_models.testing import CUTOFF, SPECIES, chain_graph, random_chain
 from cg_priors.parameters import PriorParameters, Term
 
@@ -127,19 +127,27 @@ def test_energies_of_an_ensemble_are_a_vmap_over_parameters():
     assert np.abs(energies[0] - energies[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["allegro"])
-def test_a_fresh_model_has_forces_of_the_size_of_the_training_forces(kind):
-    graph = chain_graph(random_chain(12))
-    wanted = 4.2
-    config = ModelConfig.parse({"mode": "backbone", "cutoff_angstrom": CUTOFF, "backbone": {"kind": kind}}, "test")
-    statistics = ModelStatistics(avg_num_neighbors=average_neighbours([graph], CUTOFF), energy_scale=wanted)
-    model = build_model(config, SPECIES, None, statistics)
-    params = model.init(jax.random.key(0))
-    forces = jax.jit(energy_and_forces(model.energy))
-    fresh = root_mean_square([forces(params, graph)[1][:12]])
-    assert wanted / 3 < fresh < wanted * 3
-    matched = match_force_scale(model, params, graph, wanted)
-    assert root_mean_square([forces(matched, graph)[1][:12]]) == pytest.approx(wanted, rel=1e-4)
+def test_the_force_scale_of_a_fresh_model_is_matched_exactly_on_a_sample():
+    model, params = built("hybrid")
+    matched = match_force_scale(model, params, GRAPH, 4.2)
+    forces = jax.jit(energy_and_forces(model.energy_of("backbone")))(matched, GRAPH)[1]
+    assert root_mean_square([forces[:12]]) == pytest.approx(4.2, rel=1e-4)
+    assert matched["prior"] is params["prior"]
+
+
+def test_statistics_of_a_training_set_are_its_neighbours_forces_and_species_energies():
+    rng = np.random.default_rng(0)
+    graphs = [chain_graph(random_chain(size, seed), seed, padded=False) for seed, size in enumerate((8, 9, 10, 11, 12, 12))]
+    forces = [rng.normal(scale=3.0, size=graph.positions.shape) for graph in graphs]
+    offsets = np.array([1.0, -2.0, 0.5, 4.0])
+    found = measure_statistics(graphs, forces, CUTOFF, 4, [offsets[graph.species].sum() for graph in graphs])
+    assert found.avg_num_neighbors == average_neighbours(graphs, CUTOFF)
+    assert found.energy_scale == pytest.approx(3.0, rel=0.1)
+    np.testing.assert_allclose(found.species_offsets, offsets, rtol=1e-9)
+    # One composition alone leaves the offsets open: equal beads then get equal energies, and an absent species none.
+    alone = measure_statistics(graphs[:1], forces[:1], CUTOFF, 5, [10.0])
+    assert np.dot(np.bincount(graphs[0].species, minlength=5), alone.species_offsets) == pytest.approx(10.0)
+    assert alone.species_offsets[4] == pytest.approx(0.0)
 
 
 def test_average_neighbours_counts_edges_within_the_cutoff():

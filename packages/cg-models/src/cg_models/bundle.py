@@ -22,8 +22,10 @@ from cg_data.errors import UserError, require
 from cg_data.topology import frame_graph
 from cg_models.config import ModelConfig
 from cg_models.forces import energy_and_forces
+from cg_models.graph import Budget, pack
 from cg_models.graph import dense as dense_layout
 from cg_models.hybrid import Model, Part, build_model
+from cg_models.neighbour_lists import Displacement, NeighbourEnergy, neighbour_energy
 from cg_models.statistics import ModelStatistics
 from cg_priors.parameters import PriorParameters, load_prior, save_prior
 
@@ -91,18 +93,12 @@ class Bundle:
         positions [n_beads, 3] angstrom; species: residue names or indices; residue_index and chain_index [n_beads], one unbroken
         chain where they are not given; dense: which layout of the edges (`cg_models.graph`).
         """
-        positions = positions if isinstance(positions, jax.Array) else np.asarray(positions)
-        n_beads = len(positions)
-        named = len(species) > 0 and isinstance(species[0], str)
-        indices = self.species_index(list(species)) if named else np.asarray(species, np.int32)
-        require(len(indices) == n_beads, f"graph: expected {n_beads} species, one per position, received {len(indices)}")
+        positions = _real(positions)
         require(
-            indices.size == 0 or (indices.min() >= 0 and indices.max() < len(self.species_names)),
-            f"graph: expected species in [0, {len(self.species_names)}), received {indices.min(initial=0)} to {indices.max(initial=0)}",
+            positions.ndim == 2 and positions.shape[1] == 3, f"graph: expected positions [n_beads, 3], received {list(positions.shape)}"
         )
-        residues = np.arange(n_beads, dtype=np.int32) if residue_index is None else np.asarray(residue_index, np.int32)
-        chains = np.zeros(n_beads, np.int32) if chain_index is None else np.asarray(chain_index, np.int32)
-        graph = frame_graph(positions, indices, residues, chains, self.cutoff_angstrom)
+        identities = self._identities(len(positions), species, residue_index, chain_index)
+        graph = frame_graph(positions, *identities, self.cutoff_angstrom)
         return dense_layout(graph) if dense else graph
 
     def energy(self, graph: BeadGraph) -> Array:
@@ -116,6 +112,67 @@ class Bundle:
     def energy_and_forces(self, graph: BeadGraph, part: Part = "full") -> tuple[Array, Array]:
         """Return per-bead energies [n_beads] kcal/mol and forces [n_beads, 3] kcal/mol/angstrom; compiled once per shape."""
         return self._compiled(part)(self.params, graph)
+
+    def for_frames(
+        self,
+        positions: Array,
+        species: Sequence[str] | Array,
+        residue_index: Array | None = None,
+        chain_index: Array | None = None,
+        part: Part = "full",
+        beads_per_batch: int = 1024,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return per-bead energies [n_frames, n_beads] kcal/mol and forces [n_frames, n_beads, 3] kcal/mol/angstrom of many frames.
+
+        positions [n_frames, n_beads, 3] angstrom; the rest as in `graph`, the same for all frames. Frames are packed side by side,
+        as many as make `beads_per_batch` beads, so that few shapes are compiled.
+        """
+        positions = _real(positions)
+        shape = list(positions.shape)
+        require(len(shape) == 3 and shape[2] == 3, f"for_frames: expected positions [n_frames, n_beads, 3], received {shape}")
+        n_frames, n_beads, _ = shape
+        identities = self._identities(n_beads, species, residue_index, chain_index)
+        energies, forces = np.zeros(shape[:2], positions.dtype), np.zeros(shape, positions.dtype)
+        at_once = max(min(beads_per_batch // max(n_beads, 1), n_frames), 1)
+        for start in range(0, n_frames, at_once):
+            graphs = [frame_graph(frame, *identities, self.cutoff_angstrom) for frame in positions[start : start + at_once]]
+            found = self.energy_and_forces(pack(graphs, _frames_budget(graphs, at_once)), part)
+            for results, values in zip((energies, forces), found, strict=True):
+                results[start : start + at_once] = np.asarray(values).reshape(at_once, *results.shape[1:])[: len(graphs)]
+        return energies, forces
+
+    def jax_md_energy(
+        self,
+        species: Sequence[str] | Array,
+        residue_index: Array | None = None,
+        chain_index: Array | None = None,
+        part: Part = "full",
+        displacement: Displacement | None = None,
+    ) -> NeighbourEnergy:
+        """Return jax-md's `energy(positions, neighbor)`, a scalar in kcal/mol (`cg_models.neighbour_lists`); the rest as in `graph`.
+
+        `energy(positions, neighbor, params=...)` evaluates other parameters, over which it may be mapped.
+        """
+        return neighbour_energy(
+            self.energy_fn(part), self.params, *self._identities(len(species), species, residue_index, chain_index), displacement
+        )
+
+    def _identities(
+        self, n_beads: int, species: Sequence[str] | Array, residue_index: Array | None, chain_index: Array | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return species, residue_index and chain_index, [n_beads] int32 each; `UserError` where they do not fit."""
+        named = len(species) > 0 and isinstance(species[0], str)
+        indices = self.species_index(list(species)) if named else np.asarray(species, np.int32)
+        require(len(indices) == n_beads, f"graph: expected {n_beads} species, one per position, received {len(indices)}")
+        require(
+            indices.size == 0 or (indices.min() >= 0 and indices.max() < len(self.species_names)),
+            f"graph: expected species in [0, {len(self.species_names)}), received {indices.min(initial=0)} to {indices.max(initial=0)}",
+        )
+        residues = np.arange(n_beads, dtype=np.int32) if residue_index is None else np.asarray(residue_index, np.int32)
+        chains = np.zeros(n_beads, np.int32) if chain_index is None else np.asarray(chain_index, np.int32)
+        for name, values in (("residue_index", residues), ("chain_index", chains)):
+            require(len(values) == n_beads, f"graph: expected {n_beads} values of {name}, one per position, received {len(values)}")
+        return indices, residues, chains
 
     @functools.cached_property
     def _compiled_energy(self) -> EnergyFn:
@@ -186,6 +243,24 @@ def load_bundle(path: Path | str) -> Bundle:
     bundle = Bundle(config, species_names, params, prior, statistics, dataset_info, json.loads((path / "metrics.json").read_text()))
     _check_parameters(path, bundle)
     return bundle
+
+
+def _real(positions: Array) -> Array:
+    """Return positions as a floating array: as they are where they have a dtype of their own that is one, else float32."""
+    if isinstance(positions, jax.Array):
+        return positions
+    array = np.asarray(positions)
+    return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float32)
+
+
+def _frames_budget(graphs: Sequence[BeadGraph], n_frames: int) -> Budget:
+    """Return the dense budget of `n_frames` frames of one chain; neighbours in steps of eight, so that few shapes are compiled."""
+    first = graphs[0]
+    most = max(int(np.bincount(graph.receivers, minlength=1).max()) for graph in graphs)
+    neighbours = max(-(-most // 8) * 8, 8)
+    n_beads = n_frames * first.n_beads
+    tuples = {f"n_{name}": n_frames * len(getattr(first, name)) for name in ("bonds", "angles", "dihedrals")}
+    return Budget(n_beads=n_beads, n_edges=n_beads * neighbours, n_frames=n_frames + 1, n_neighbours=neighbours, **tuples)
 
 
 def _read_document(path: Path) -> dict[str, Any]:

@@ -146,12 +146,17 @@ def match_force_scale(model: Model, params: Params, graph: BeadGraph, force_rms:
         return params
     forces = jax.jit(energy_and_forces(model.energy_of("backbone")))(params, graph)[1]
     rms = float(jnp.sqrt((forces**2).sum() / jnp.maximum(3 * graph.bead_mask.sum(), 1)))
-    if rms > 0 and np.isfinite(rms) and force_rms > 0:
-        params["backbone"] = {
-            module: {name: value * (force_rms / rms) if name == "energy_scale" else value for name, value in group.items()}
-            for module, group in params["backbone"].items()
-        }
-    return params
+    scalable = rms > 0 and np.isfinite(rms) and force_rms > 0
+    return scale_backbone(params, force_rms / rms) if scalable else params
+
+
+def scale_backbone(params: Params, factor: float) -> dict[str, Any]:
+    """Return parameters whose backbone has `factor` times the forces."""
+    backbone = {
+        module: {name: value * factor if name == "energy_scale" else value for name, value in group.items()}
+        for module, group in params["backbone"].items()
+    }
+    return {**params, "backbone": backbone}
 
 
 def _prior_part(prior: PriorParameters) -> TermsFn:

@@ -34,6 +34,33 @@ def average_neighbours(graphs: Sequence[BeadGraph], cutoff: float) -> float:
     return max(edges / max(beads, 1), 1.0)
 
 
+def species_offsets(graphs: Sequence[BeadGraph], energies: Sequence[float] | Array, n_species: int) -> tuple[float, ...]:
+    """Return the energies of species, kcal/mol, whose sums over the beads are nearest to the frames' energies.
+
+    graphs: one frame each; energies [n_frames] kcal/mol. Least squares over compositions; where these do not determine all
+    species (one molecule alone never does), the solution of least norm; zero for a species that no frame has.
+    """
+    counts = [np.bincount(np.asarray(graph.species)[np.asarray(graph.bead_mask)], minlength=n_species) for graph in graphs]
+    found = np.linalg.lstsq(np.asarray(counts, np.float64), np.asarray(energies, np.float64), rcond=None)[0]
+    return tuple(float(value) for value in found)
+
+
+def measure_statistics(
+    graphs: Sequence[BeadGraph], forces: Sequence[Array], cutoff: float, n_species: int, energies: Sequence[float] | Array | None = None
+) -> ModelStatistics:
+    """Return what a fresh model is scaled by, from unpadded training frames.
+
+    forces: of each graph, [n_beads, 3] kcal/mol/angstrom; their rms, over one angstrom, is the energy scale. cutoff: angstrom, of
+    the backbone. energies [n_frames] kcal/mol, where there are any, give the species offsets. `match_force_scale` then sets the
+    scale of a particular network exactly.
+    """
+    return ModelStatistics(
+        avg_num_neighbors=average_neighbours(graphs, cutoff),
+        energy_scale=root_mean_square(forces) or 1.0,
+        species_offsets=None if energies is None else species_offsets(graphs, energies, n_species),
+    )
+
+
 def root_mean_square(forces: Sequence[Array]) -> float:
     """Return the rms of all force components, in kcal/mol/angstrom."""
     squares = sum(float((np.asarray(part, np.float64) ** 2).sum()) for part in forces)

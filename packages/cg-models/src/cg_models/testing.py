@@ -24,7 +24,7 @@ from cg_data.topology import frame_graph
 from cg_models.config import ModelConfig
 from cg_models.forces import energy_and_forces
 from cg_models.graph import dense, pack, plan_budget
-from cg_models.hybrid import Model, build_model
+from cg_models.hybrid import Model, build_model, scale_backbone
 from cg_models.statistics import ModelStatistics
 
 SPECIES = ("ALA", "GLY", "LYS", "TRP")
@@ -161,26 +161,27 @@ class BackboneClaims:
         _close(permuted_energies, energies[order], EXACT)
         _close(permuted_forces, forces[order], EXACT)
 
-    def test_padding_of_beads_and_edges_changes_nothing(self) -> None:
-        positions = random_chain(12)
-        for precision, tolerance in (("float64", 1e-12), ("float32", 2e-6)):
-            points = positions.astype(precision)
-            energies, forces = self.evaluate(chain_graph(points, padded=False), precision)
-            padded, padded_forces = self.evaluate(chain_graph(points), precision)
+    def test_padding_of_beads_and_edges_changes_nothing_in_float64_and_float32(self) -> None:
+        positions, params = random_chain(12), self.built()[1]
+        energies, forces = self.evaluate(chain_graph(positions, padded=False))
+        for precision, tolerance in (("float64", 1e-12), ("float32", SINGLE)):
+            same = jax.tree.map(lambda leaf, dtype=precision: leaf.astype(dtype), params)
+            padded, padded_forces = self.built(precision)[2](same, chain_graph(positions.astype(precision)))
             _close(padded[:12], energies, tolerance)
             _close(padded_forces[:12], forces, tolerance)
             assert not padded[12:].any()
             assert not padded_forces[12:].any()
 
     def test_coincident_padding_and_garbage_edges_change_nothing(self) -> None:
-        graph = chain_graph(random_chain(12))
         rng = np.random.default_rng(5)
-        positions = graph.positions.copy()
-        positions[12:] = positions[0]
-        used = graph.edge_mask
-        senders, receivers = (np.where(used, edges, rng.integers(0, 12, len(used))) for edges in (graph.senders, graph.receivers))
-        spoilt = dataclasses.replace(graph, positions=positions, senders=senders.astype(np.int32), receivers=receivers.astype(np.int32))
-        _close(self.evaluate(spoilt), self.evaluate(graph), 1e-12)
+        for precision, tolerance in (("float64", 1e-12), ("float32", 2e-6)):
+            graph = chain_graph(random_chain(12).astype(precision))
+            positions = graph.positions.copy()
+            positions[12:] = positions[0]
+            used = graph.edge_mask
+            ends = (np.where(used, edges, rng.integers(0, 12, len(used))).astype(np.int32) for edges in (graph.senders, graph.receivers))
+            spoilt = dataclasses.replace(graph, positions=positions, **dict(zip(("senders", "receivers"), ends, strict=True)))
+            _close(self.evaluate(spoilt, precision), self.evaluate(graph, precision), tolerance)
 
     def test_the_gradient_of_a_force_loss_is_finite_with_padding(self) -> None:
         model, params, _ = self.built()
@@ -242,17 +243,12 @@ class BackboneClaims:
             assert (changed > 0) == matters
 
     def test_new_data_of_the_same_shape_is_not_retraced(self) -> None:
-        model, params, _ = self.built()
-        traces = []
-
-        def counted(params: Any, graph: BeadGraph) -> Array:
-            traces.append(1)
-            return model.energy(params, graph)
-
-        compiled = jax.jit(counted)
+        _, params, compiled = self.built()
+        compiled(params, chain_graph(random_chain(12)))
+        known = compiled._cache_size()  # type: ignore[attr-defined]
         for seed in range(3):
             compiled(params, chain_graph(random_chain(10 + seed, seed), seed))
-        assert len(traces) == 1
+        assert compiled._cache_size() == known  # type: ignore[attr-defined]
 
     def test_dense_layout_gives_the_energies_and_forces_of_the_flat_one(self) -> None:
         graph = chain_graph(random_chain(12))
@@ -263,14 +259,27 @@ class BackboneClaims:
         graph = jax.tree.map(jnp.asarray, chain_graph(random_chain(12).astype(np.float32)))
         assert "f64" not in str(jax.make_jaxpr(energy_and_forces(model.energy))(params, graph))
         exact = dataclasses.replace(graph, positions=graph.positions.astype(jnp.float64))
-        jaxpr = jax.make_jaxpr(energy_and_forces(model.energy))(params, exact)
-        products = [str(equation) for equation in jaxpr.eqns if equation.primitive.name == "dot_general"]
-        assert not any("f64" in product for product in products)
-        _close(self.evaluate(exact, "float32"), self.evaluate(graph, "float32"), SINGLE)
+        lines = str(jax.make_jaxpr(energy_and_forces(model.energy))(params, exact)).splitlines()
+        products = [line for line in lines if "= dot_general" in line]
+        assert products
+        assert not any(":f64" in line for line in products)
+
+    def test_a_fresh_network_scaled_on_one_chain_has_forces_of_that_size_on_others(self) -> None:
+        # As `match_force_scale` does it, with the function that is compiled already.
+        _, params, compiled = self.built()
+        wanted, first = 4.2, _force_rms(self.evaluate(chain_graph(random_chain(12)))[1])
+        scaled = scale_backbone(params, wanted / first)
+        for seed in range(1, 6):
+            graph = chain_graph(random_chain(12, seed), seed)
+            assert wanted / 3 < _force_rms(np.asarray(compiled(scaled, graph)[1])) < wanted * 3
 
     def test_energies_of_a_fixed_seed_are_the_recorded_ones(self) -> None:
         energies, _ = self.evaluate(chain_graph(random_chain(12)))
         np.testing.assert_allclose(energies[: len(self.golden)], self.golden, rtol=1e-7)
+
+
+def _force_rms(forces: np.ndarray) -> float:
+    return float(np.sqrt((forces[:12] ** 2).mean()))
 
 
 def _close(actual: Any, expected: Any, tolerance: float) -> None:

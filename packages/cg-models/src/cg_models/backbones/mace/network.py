@@ -34,7 +34,8 @@ def bead_energies(parameter: Parameter, edges: Edges, species: Array, config: Ma
         outputs = hidden[:1] if is_last else hidden
         features = interaction(parameter, layer, features, radial, directions, edges, species, inputs, outputs, config, setting)
         inputs = outputs
-        if is_last:
+        # As in mace-torch, the only layer of a network of one has a linear readout, so that `correlation` alone sets the body order.
+        if is_last and layer > 0:
             scalars = silu(linear(parameter, "readout_hidden", features[:, 0], config.readout))
             energies = energies + linear(parameter, "readout", scalars, 1)[:, 0]
         else:
