@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from .workspace import ROOT, run
+from cg_data.config import PrepareConfig
+from cg_data.pipeline import prepare
+
+from .workspace import ROOT, attempt, run
 
 DATA = ROOT / "examples" / "data" / "mdcath" / "mdcath_dataset_5awlA00.h5"
 SMALL = [f"model.backbone.{option}" for option in ("layers=1", "l_max=1", "num_features=4", "num_radial=4", "mlp_n_hidden=8")]
@@ -59,3 +62,15 @@ def test_every_format_carries_a_version_and_units(path: Path) -> None:
     for name in ("dataset/dataset.json", "prior.yaml", "run/bundle/model.yaml", "artifact/manifest.json"):
         text = (path / name).read_text()
         assert all(word in text for word in ("version", "kcal", "angstrom")), name
+
+
+def test_positions_without_forces_make_a_prior_and_are_refused_for_training(tmp_path: Path) -> None:
+    options = {"inputs": [str(DATA)], "force_map": {"kind": "none"}, "select": {"max_frames": 60}}
+    assert not prepare(PrepareConfig.parse(options, "test"), tmp_path / "dataset").info.has_forces
+    (tmp_path / "config.yaml").write_text("dataset: dataset\nprior: prior.yaml\n")
+    programs, environment = Path(sys.executable).parent, {"JAX_PLATFORMS": "cpu"}
+    run([programs / "cg-priors", "fit", "dataset", "-o", "prior.yaml"], cwd=tmp_path, environment=environment)
+    refused = attempt([programs / "cg-train", "run", "config.yaml", "-o", "run"], cwd=tmp_path, environment=environment)
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith("error: dataset: domain 5awlA00 has no forces; force matching needs them")
+    assert not list((tmp_path / "run").glob("*"))
