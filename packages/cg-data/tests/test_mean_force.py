@@ -8,7 +8,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from cg_data import mean_force_dataset
-from cg_data.all_atom import build_model, hold, model_forces
+from cg_data.all_atom import build_model, forces_now, hold, model_forces, new_context
 from cg_data.config import AllAtomConfig, MeanForceConfig, PrepareConfig, SamplingConfig
 from cg_data.constraints import find_bonds, rigid_groups
 from cg_data.errors import UserError
@@ -17,6 +17,7 @@ from cg_data.mdcath import open_mdcath
 from cg_data.mean_force import sample_mean_force, standard_error
 from cg_data.mean_force_dataset import choose_label_frames, make_mean_forces, restrict_segments
 from cg_data.pipeline import prepare
+from cg_data.store import open_dataset
 from cg_data.units import thermal_energy
 from cg_data.verify import verify
 
@@ -106,6 +107,43 @@ def test_forces_of_the_model_are_those_of_the_simulation_the_frames_are_from(chi
     np.testing.assert_allclose(model_forces(model, positions[:2], "CPU"), forces[:2], atol=2e-2)
 
 
+def test_the_averaged_force_is_minus_the_difference_of_the_free_energy(chignolin):
+    # Free energies by perturbation, from energies alone: a bead of chignolin and what is rigidly bonded to it moved by +-0.01 A.
+    atoms, bonds, positions, _ = chignolin
+    model = build_model(atoms, bonds, "h-bonds", AllAtomConfig(), "here")
+    alphas = np.flatnonzero(np.isin(model.order, atoms.find("CA", 6)))
+    group = np.array([alphas[4], *(np.flatnonzero(model.order == i)[0] for i in neighbours(bonds, model.order[alphas[4]], atoms))])
+    hold(model.system, alphas)
+    context = new_context(model.system, openmm.LangevinMiddleIntegrator(348.0, 1.0, 0.004), "CPU")
+    context.setPositions(positions[0][model.order].astype(float) / 10)
+    context.setVelocitiesToTemperature(348.0, 1)
+    energy = lambda x: (  # noqa: E731
+        context.setPositions(x),
+        context.getState(getEnergy=True).getPotentialEnergy()._value / 4.184,
+    )[1]
+    forces, changes = [], []
+    for _ in range(60):
+        context.getIntegrator().step(10)
+        forces.append(forces_now(context)[group, 0].sum())
+        here = context.getState(getPositions=True).getPositions(asNumpy=True)._value
+        there = [here.copy(), here.copy()]
+        for moved, shift in zip(there, (0.001, -0.001), strict=True):
+            moved[group, 0] += shift
+        now = energy(here)
+        changes.append([energy(moved) - now for moved in there])
+        context.setPositions(here)
+    kt = thermal_energy(348.0)
+    free = -kt * np.log(np.exp(-np.array(changes) / kt).mean(axis=0))
+    assert abs(np.mean(forces)) > 1
+    assert -(free[0] - free[1]) / 0.02 == pytest.approx(np.mean(forces), abs=0.2)
+
+
+def neighbours(bonds, atom, atoms):
+    """The hydrogens bonded to an atom."""
+    pairs = bonds[(bonds == atom).any(axis=1)].ravel()
+    return [i for i in pairs if i != atom and atoms.atomic_numbers[i] == 1]
+
+
 @pytest.mark.parametrize(
     ("change", "config", "message"),
     [
@@ -156,6 +194,17 @@ def test_labels_are_a_dataset_with_errors_and_weights_at_frames_of_the_ordinary_
     assert scores["squared-error"] < 0.2 * scores["mean-force"]
     # Ordinary labels are the mean force and noise, which is independent of it.
     assert scores["ordinary"] == pytest.approx(scores["mean-force"] + scores["noise"], rel=0.4)
+
+
+def test_the_mean_forces_that_are_shipped_are_sound_and_far_better_than_ordinary_labels():
+    folder = Path(__file__).parent / "data" / "mean-forces"
+    assert verify(folder) == []
+    frames = open_dataset(folder).frames("5awlA00")
+    error, rms = (np.sqrt(np.square(array).mean(axis=(1, 2))) for array in (frames.force_error, frames.forces))
+    assert frames.n_frames == 24
+    assert (error < 0.06 * rms).all()
+    scores = open_dataset(folder).domain("5awlA00").force_map.scores
+    assert scores["squared-error"] < 0.01 * scores["noise"]
 
 
 def test_two_maps_have_the_same_mean_force_within_their_errors(labelled):

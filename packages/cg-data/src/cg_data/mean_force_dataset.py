@@ -124,7 +124,7 @@ def _sort_inputs(config: MeanForceConfig) -> tuple[list[Dataset], list[str]]:
     others = [text for text in config.inputs if text not in folders]
     require(bool(config.inputs), "no input: give a dataset made by cg-data prepare, or all-atom files")
     if folders:
-        made_by_prepare = (Path(folders[0]) / "source").is_dir() or (Path(folders[0]) / "config.yaml").is_file()
+        made_by_prepare = (Path(folders[0]) / "config.yaml").is_file()
         require(made_by_prepare, f"{folders[0]}: no config.yaml; expected a dataset made by cg-data prepare: give its all-atom files")
         require(
             not config.model_fields_set & {"prepare"},
