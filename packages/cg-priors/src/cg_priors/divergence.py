@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from cg_data.contracts import Array
+from cg_data.errors import require
 from cg_data.units import thermal_energy
 
 COARSE_BINS = {"bond": 200, "angle": 90, "dihedral": 90, "repulsion": 80, "excluded_volume": 80}
@@ -15,8 +17,13 @@ def coarse(term: str, counts: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np
     return counts.reshape(bins, -1).sum(1), x.reshape(bins, -1).mean(1)
 
 
-def js_divergence(p: np.ndarray, q: np.ndarray) -> float:
-    """Return the Jensen-Shannon divergence of two histograms on the same bins, natural logarithm, in [0, ln 2]."""
+def js_divergence(p: Array, q: Array) -> float:
+    """Return the Jensen-Shannon divergence 1/2 KL(p|m) + 1/2 KL(q|m), m = (p + q)/2, natural logarithm, in [0, ln 2].
+
+    p, q: counts or probabilities over the same bins, of any shape; each is normalised here. Raises `UserError` for an empty one.
+    """
+    p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
+    require(bool(p.sum() > 0 and q.sum() > 0), "histogram: no values; expected at least one frame")
     p, q = p / p.sum(), q / q.sum()
     middle = 0.5 * (p + q)
 
@@ -24,7 +31,7 @@ def js_divergence(p: np.ndarray, q: np.ndarray) -> float:
         some = part > 0
         return float((part[some] * np.log(part[some] / middle[some])).sum())
 
-    return 0.5 * relative(p) + 0.5 * relative(q)
+    return max(0.0, 0.5 * relative(p) + 0.5 * relative(q))
 
 
 def boltzmann_probabilities(energy: np.ndarray, weights: np.ndarray, temperature_kelvin: float) -> np.ndarray:
