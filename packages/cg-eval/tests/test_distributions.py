@@ -6,7 +6,8 @@ from scipy.stats import wasserstein_distance
 
 from cg_data.errors import UserError
 from cg_data.units import thermal_energy
-from cg_eval.distributions import LARGEST_DIVERGENCE, Bins, free_energy, free_energy_surface, js_divergence, overlap, wasserstein
+from cg_eval.distributions import LARGEST_DIVERGENCE, Bins, free_energy, free_energy_surface, overlap, wasserstein
+from cg_priors.divergence import js_divergence
 
 
 def gaussian(bins, mean, width):

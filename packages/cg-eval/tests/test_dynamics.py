@@ -83,7 +83,7 @@ def assert_mean(of_replicas, expected):
 def test_langevin_samples_the_harmonic_ensemble():
     start = start_at(np.full((16, 4, 3), 0.1) * np.arange(4)[None, :, None])
     result = run(
-        harmonic_wells, {"k": 1.0}, start, n_steps=6000, save_every_steps=20, time_step_ps=0.05, temperature_kelvin=300.0, cutoff=1e-3
+        harmonic_wells, {"k": 1.0}, start, n_steps=4000, save_every_steps=20, time_step_ps=0.05, temperature_kelvin=300.0, cutoff=1e-3
     )
     later = slice(len(result.time_ps) // 6, None)
     spread = (result.positions[later] ** 2).mean(axis=(0, 2, 3))
@@ -100,7 +100,7 @@ def test_langevin_samples_the_double_well_ensemble():
         double_wells,
         {"h": height, "k": 5.0},
         start,
-        n_steps=8000,
+        n_steps=6000,
         save_every_steps=20,
         time_step_ps=0.02,
         temperature_kelvin=temperature,
@@ -115,7 +115,7 @@ def test_langevin_samples_the_double_well_ensemble():
 
 
 def test_bond_lengths_follow_the_boltzmann_density_with_its_jacobian():
-    result = run(harmonic_bonds, {"k": 60.0}, zigzag(16, 6), n_steps=8000, save_every_steps=20, temperature_kelvin=350.0)
+    result = run(harmonic_bonds, {"k": 60.0}, zigzag(16, 6), n_steps=5000, save_every_steps=20, temperature_kelvin=350.0)
     ends = result.positions[80:]
     r = np.linalg.norm(np.diff(ends, axis=2), axis=-1)
     grid = np.linspace(2.8, 4.8, 4001)
@@ -128,7 +128,7 @@ def test_bond_lengths_follow_the_boltzmann_density_with_its_jacobian():
 def test_tempering_samples_every_temperature_of_the_ladder():
     temperatures = (250.0, 300.0, 360.0)
     start = start_at(np.full((24, 4, 3), 0.1) * np.arange(4)[None, :, None])
-    options = {"n_steps": 6000, "save_every_steps": 20, "time_step_ps": 0.05, "cutoff": 1e-3}
+    options = {"n_steps": 4000, "save_every_steps": 20, "time_step_ps": 0.05, "cutoff": 1e-3}
     result = run(harmonic_wells, {"k": 1.0}, start, ensemble="tempering", tempering_kelvin=temperatures, **options)
     tried, exchanged = result.exchanges
     assert 0.3 < exchanged / tried < 0.95
@@ -140,6 +140,25 @@ def test_tempering_samples_every_temperature_of_the_ladder():
         assert (mask.sum(axis=2) == 1).all()
         assert_mean((energies * mask).sum(axis=(0, 2)) / mask.sum(axis=(0, 2)), 1.5 * 4 * thermal_energy(temperature))
         assert result.frames(temperature_kelvin=temperature).n_frames == len(result.time_ps[1:]) * 8
+
+
+def test_tempering_samples_a_double_well_whose_barrier_its_lowest_temperature_does_not_cross():
+    """A barrier of five kT at 150 K; each bead starts in one well, and at each temperature comes to be in both equally."""
+    temperatures, height = (150.0, 260.0, 450.0), 1.5
+    wells = np.where(np.arange(4) % 2, 1.0, -1.0)
+    start = start_at(np.stack([np.tile(wells, (36, 1)), np.zeros((36, 4)), np.zeros((36, 4))], axis=2))
+    options = {"n_steps": 9000, "save_every_steps": 20, "time_step_ps": 0.03, "cutoff": 1e-3}
+    result = run(double_wells, {"h": height, "k": 5.0}, start, ensemble="tempering", tempering_kelvin=temperatures, **options)
+    later = slice(len(result.time_ps) // 4, None)
+    grid = np.linspace(-3, 3, 20_001)
+    # Positive: the well in which the bead did not start.
+    x = (result.positions[later, :, :, 0] * -wells).reshape(-1, 12, 3, 4)
+    for temperature in temperatures:
+        mask = (np.abs(result.bath_temperature[later] - temperature) < 0.5).reshape(-1, 12, 3)
+        weight = np.exp(-height * (grid**2 - 1) ** 2 / thermal_energy(temperature))
+        chosen = (x * mask[..., None]).sum(axis=2)
+        assert_mean((chosen**2).mean(axis=(0, 2)), (weight * grid**2).sum() / weight.sum())
+        assert_mean((chosen > 0).mean(axis=(0, 2)), 0.5)
 
 
 @pytest.mark.parametrize(("energies", "accepted"), [((5.0, -5.0), 1), ((-500.0, 500.0), 0)])

@@ -3,14 +3,23 @@
 import csv
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from cg_data.errors import UserError
+from cg_data.split import SPLITS
 from cg_data.store import write_dataset
+from cg_eval.force_field import load_force_field
 from cg_eval.forces import ForcesConfig, choose_frames, evaluate_forces
 from cg_eval.predict import predict_forces
+from cg_models.bundle import save_bundle
+from cg_priors.parameters import save_prior
 
 HELD_OUT = ForcesConfig(splits=("held_out_trajectories",), block_frames=10, n_resamples=100)
 
@@ -102,17 +111,78 @@ def test_groups_cover_components_residues_positions_proteins_and_temperatures(re
 
 
 def test_prior_alone_does_not_run_the_network(hybrid_bundle, dataset):
-    calls = []
-
-    class Watched:
-        def __getattr__(self, name):
-            if name == "energy_fn":
-                return lambda part: calls.append(part) or hybrid_bundle.energy_fn(part)
-            return getattr(hybrid_bundle, name)
-
-    report = evaluate_forces(Watched(), dataset, HELD_OUT.model_copy(update={"part": "prior"}))
-    assert calls == ["prior"]
+    without = dataclasses.replace(hybrid_bundle, params={"prior": hybrid_bundle.params["prior"]})
+    report = evaluate_forces(without, dataset, HELD_OUT.model_copy(update={"part": "prior"}))
     assert list(report["held_out_trajectories"].rows) == ["zero", "prior"]
+    assert set(report["held_out_trajectories"].terms) == {"bond", "angle", "repulsion"}
+
+
+def test_energy_terms_stand_alone_and_are_missed_where_they_are_left_out(prior_bundle, dataset, report):
+    assert set(report["held_out_trajectories"].terms) == {"bond", "angle", "repulsion", "backbone"}
+    split = evaluate_forces(prior_bundle, dataset, HELD_OUT.model_copy(update={"part": "prior"}))["held_out_trajectories"]
+    chosen = list(dataset.split("held_out_trajectories").items())
+    alone, without = [], []
+    for found in predict_forces(prior_bundle, dataset, chosen, ("prior",)):
+        forces = {name: values.astype(float) for name, values in found.forces.items()}
+        terms = [values for name, values in forces.items() if name.startswith("term/")]
+        np.testing.assert_allclose(sum(terms), forces["prior"], atol=1e-4)
+        alone.append((forces["term/bond"] - found.frames.forces).ravel())
+        without.append((forces["prior"] - forces["term/bond"] - found.frames.forces).ravel())
+    assert split.terms["bond"]["mse"] == pytest.approx((np.concatenate(alone) ** 2).mean())
+    assert split.terms["bond"]["mse_without"] == pytest.approx((np.concatenate(without) ** 2).mean())
+    assert "energy term" in split.table()
+
+
+def test_labels_with_standard_errors_set_the_floor_and_weights_count(prior_bundle, dataset, tmp_path):
+    """The prior's own forces as labels, off by a known error: its MSE is the floor, and nothing is left above it."""
+    generator = np.random.default_rng(0)
+    frames = dataset.frames("one")
+    (found,) = predict_forces(prior_bundle, dataset, [("one", np.arange(80))], ("prior",))
+    error = np.where(np.arange(80) % 2, 0.5, 2.0)[:, None, None] * np.ones((80, 8, 3))
+    weight = np.where(np.arange(80) % 2, 3.0, 1.0)
+    labelled = dataclasses.replace(
+        frames,
+        forces=(found.forces["prior"] + error * generator.normal(size=error.shape)).astype(np.float32),
+        force_error=error.astype(np.float32),
+        weight=weight.astype(np.float32),
+    )
+    data = write_dataset(tmp_path / "labelled", {"one": labelled}, dataset.species_names)
+    split = evaluate_forces(prior_bundle, data, HELD_OUT.model_copy(update={"part": "prior"}))["held_out_trajectories"]
+    assert split.floor.estimate == pytest.approx((3 * 0.25 + 1 * 4.0) / 4)
+    assert abs(split.excess["prior"].estimate) < 5 * split.floor.estimate * np.sqrt(2 / (40 * 24))
+    assert split.excess["zero"].estimate == pytest.approx(split.rows["zero"]["all"]["mse"] - split.floor.estimate)
+    assert "above the floor" in split.table()
+
+
+def test_pieces_of_a_domain_and_several_devices_change_nothing(tmp_path, prior_bundle, dataset, bundle_folder, monkeypatch):
+    """Four host devices, in a process of its own because JAX fixes their number when it starts."""
+    monkeypatch.setattr("cg_eval.forces.FRAMES_PER_PIECE", 7)
+    options = ForcesConfig(splits=SPLITS, part="prior", n_resamples=50, beads_per_batch=30)
+    pieces = evaluate_forces(prior_bundle, dataset, options)
+    without_figures = "[setattr(p, name, lambda *a: None) for name in dir(p) if name.startswith('plot_')]"
+    program = f"import cg_eval.plots as p; {without_figures}; from cg_eval.cli import main; main()"
+    command = [sys.executable, "-c", program, "dataset", str(bundle_folder), str(dataset.path)]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "out"), "part=prior", "n_resamples=50", "beads_per_batch=30", "devices=4"],
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    values = json.loads((tmp_path / "out/forces.json").read_text())
+    assert set(values["splits"]) == set(pieces.splits)
+    for name, split in pieces.splits.items():
+        rows = values["splits"][name]["rows"]
+        assert values["splits"][name]["n_frames"] == split.n_frames
+        for group, found in split.rows["prior"].items():
+            assert rows["prior"][group]["mse"] == pytest.approx(found["mse"], rel=1e-4)
+        assert values["splits"][name]["intervals"]["prior"]["mse"]["low"] == pytest.approx(split.intervals["prior"]["mse"].low, rel=1e-3)
+
+
+def test_more_devices_than_there_are_is_an_error(prior_bundle, dataset):
+    with pytest.raises(UserError, match="ask for fewer"):
+        evaluate_forces(prior_bundle, dataset, HELD_OUT.model_copy(update={"part": "prior", "devices": 99}))
 
 
 def test_a_random_choice_has_the_size_asked_for_and_stays_in_its_split(dataset):
@@ -135,7 +205,35 @@ def test_files_hold_the_table_the_numbers_and_the_figures(report, tmp_path):
         rows = list(csv.DictReader(file))
     assert {row["model"] for row in rows} == {"zero", "prior", "full"}
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
-        f"{name}_held_out_trajectories.png" for name in ("scatter", "residuals", "residues", "proteins")
+        f"{name}_held_out_trajectories.png" for name in ("scatter", "residuals", "residues", "positions", "terms", "proteins")
     }
     assert "held_out_trajectories" in (tmp_path / "out/forces.txt").read_text()
     assert (tmp_path / "out/config.yaml").exists()
+
+
+def test_checkpoints_and_bundles_are_recognised_by_what_is_in_the_folder(prior_bundle, prior, dataset, bundle_folder, tmp_path):
+    """A checkpoint as cg-train lays it out: orbax arrays, and beside them the configuration, statistics and version."""
+    save_prior(tmp_path / "prior.yaml", prior)
+    for step, factor in ((5, 1.0), (20, 2.0)):
+        folder = tmp_path / "run/checkpoints" / str(step)
+        params = jax.tree.map(lambda leaf, factor=factor: np.asarray(leaf * factor, np.float32), prior_bundle.params)
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+            state = {"params": params, "optimizer": {"unused": np.zeros(3)}, "step": np.asarray(step)}
+            writer.save(folder / "state", args=ocp.args.StandardSave(state))
+        options = {"model": {"mode": "prior"}, "prior": str(tmp_path / "prior.yaml"), "dataset": str(dataset.path), "ema_decay": None}
+        about = {"version": 1, "config": options, "progress": {"statistics": prior_bundle.statistics.to_dict(), "step": step}}
+        (folder / "progress").mkdir()
+        (folder / "progress/metadata").write_text(json.dumps(about))
+    expected = 2 * np.asarray(prior_bundle.params["prior"]["bond"]["force_constant"])
+    for path in (tmp_path / "run", tmp_path / "run/checkpoints", tmp_path / "run/checkpoints/20"):
+        found = load_force_field(path)
+        np.testing.assert_allclose(found.params["prior"]["bond"]["force_constant"], expected)
+        assert found.species_names == prior_bundle.species_names
+    save_bundle(tmp_path / "run/bundle", prior_bundle)
+    for path in (bundle_folder, tmp_path / "run"):
+        np.testing.assert_allclose(load_force_field(path).params["prior"]["bond"]["force_constant"], expected / 2)
+    (tmp_path / "prior.yaml").unlink()
+    with pytest.raises(UserError, match="is not where the run found it"):
+        load_force_field(tmp_path / "run/checkpoints/5")
+    with pytest.raises(UserError, match="neither a bundle"):
+        load_force_field(dataset.path)

@@ -61,3 +61,17 @@ def test_energies_and_forces_come_back_per_replica():
     energies, forces = replica_forces(replicas, energy_and_forces, CUTOFF, 11)(2.0, x)
     np.testing.assert_allclose(energies, 2 * x[:, :, 0].sum(axis=1))
     assert forces.shape == x.shape
+
+
+def test_replicas_in_chunks_have_the_energies_and_forces_they_have_together(monkeypatch):
+    def energy_and_forces(params, graph):
+        apart = graph.positions[graph.senders] - graph.positions[:, None]
+        pull = jnp.where(graph.edge_mask[..., None], apart * (1 + graph.species[:, None, None]), 0.0)
+        return params * (pull**2).sum((1, 2)), params * pull.sum(1)
+
+    x = jnp.asarray(frames(6))
+    replicas = make_replicas(6, np.arange(12) % 3, np.arange(12), np.zeros(12))
+    together = replica_forces(replicas, energy_and_forces, CUTOFF, 11)(2.0, x)
+    monkeypatch.setattr("cg_eval.replicas.EDGES_PER_CHUNK", 2 * 12 * 11)
+    for found, expected in zip(replica_forces(replicas, energy_and_forces, CUTOFF, 11)(2.0, x), together, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)

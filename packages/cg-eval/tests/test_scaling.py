@@ -1,10 +1,12 @@
 """Scaling laws recovered from exact, noisy and published times."""
 
+import json
+
 import numpy as np
 import pytest
 
 from cg_data.errors import UserError
-from cg_eval.scaling import fit_scaling, read_times
+from cg_eval.scaling import fit_scaling, read_runs, read_times
 
 
 def test_amdahl_recovers_an_exact_serial_fraction():
@@ -50,3 +52,33 @@ def test_bad_times_are_refused(tmp_path):
     (tmp_path / "times.csv").write_text("gpus,time\n1,2\n")
     with pytest.raises(UserError, match="columns devices and time"):
         read_times(tmp_path / "times.csv")
+
+
+def write_run(folder, devices, frames_per_second, n_frames=1000, frames_per_batch=10):
+    """Logs of 300 steps; the first line is slow, for the compilation is in it."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"frames_per_batch: {frames_per_batch}\n")
+    lines = [{"step": 0, "train_zero_mse": 1.0}]
+    for step in (100, 200, 300):
+        rate = frames_per_second / 50 if step == 100 else frames_per_second
+        lines.append({"step": step, "epoch": step * frames_per_batch / n_frames, "frames_per_second": rate, "devices": devices})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_logs_of_runs_on_the_published_numbers_of_gpus_give_the_published_table(tmp_path):
+    """36.86 minutes an epoch on 1 GPU, 1.598 on 24: here 1000 frames an epoch."""
+    runs = [write_run(tmp_path / str(n), n, 1000 / (60 * minutes)) for n, minutes in ((24, 1.598), (1, 36.86))]
+    devices, minutes = read_runs(runs)
+    assert devices == [24, 1]
+    assert minutes == pytest.approx([1.598, 36.86])
+    assert fit_scaling(devices, minutes).efficiency[1] == pytest.approx(0.961, abs=1e-3)
+
+
+def test_a_run_that_logged_too_little_is_refused(tmp_path):
+    folder = write_run(tmp_path / "run", 2, 100.0)
+    (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in (folder / "metrics.jsonl").read_text().splitlines()[:2]))
+    with pytest.raises(UserError, match="log more often"):
+        read_runs([folder])
+    with pytest.raises(UserError, match="output folder of cg-train run"):
+        read_runs([tmp_path])

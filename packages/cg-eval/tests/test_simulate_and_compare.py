@@ -2,6 +2,11 @@
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +16,9 @@ from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError
 from cg_eval.cli import app
 from cg_eval.compare import CompareConfig, compare_distributions, reference_frames, split_in_halves
-from cg_eval.simulate import SimulateConfig, dataset_start, load_simulation, simulate
+from cg_eval.observables import radius_of_gyration
+from cg_eval.simulate import SimulateConfig, dataset_start, pdb_start, simulate
+from cg_eval.simulation import load_simulation
 from cg_eval.trajectory_files import read_dcd, write_dcd, write_pdb
 
 CONFIG = SimulateConfig(n_replicas=3, n_steps=200, save_every_steps=20, part="prior")
@@ -38,8 +45,14 @@ def test_a_model_without_a_prior_must_be_told_the_temperature(prior_bundle, data
 
 
 def test_a_force_field_without_its_prior_shows_as_failing_in_the_survival_curve(hybrid_bundle, simulation, dataset):
-    config = CONFIG.model_copy(update={"part": "backbone", "n_steps": 2000, "save_every_steps": 100})
-    alone = simulate(hybrid_bundle, dataset_start(hybrid_bundle, dataset, "one", config), config)
+    without = dataclasses.replace(
+        hybrid_bundle,
+        config=hybrid_bundle.config.model_copy(update={"mode": "backbone"}),
+        params={"backbone": hybrid_bundle.params["backbone"]},
+        prior=None,
+    )
+    config = CONFIG.model_copy(update={"part": "full", "n_steps": 2000, "save_every_steps": 100, "temperature_kelvin": 300.0})
+    alone = simulate(without, dataset_start(without, dataset, "one", config), config)
     assert simulation.survival()[-1] == 1.0
     assert alone.survival()[-1] == 0.0
     assert (np.diff(alone.survival()) <= 0).all()
@@ -63,6 +76,79 @@ def test_files_of_a_simulation_hold_the_positions_in_standard_formats(simulation
     assert [line[17:20] for line in atoms] == list(simulation.residue_names)
     assert float(atoms[3][30:38]) == pytest.approx(simulation.positions[0, 0, 3, 0], abs=1e-3)
     assert json.loads((tmp_path / "run/summary.json").read_text())["n_replicas"] == 3
+
+
+def test_mdanalysis_and_mdtraj_open_the_trajectory(simulation, tmp_path):
+    mdanalysis, mdtraj = pytest.importorskip("MDAnalysis"), pytest.importorskip("mdtraj")
+    simulation.save(tmp_path / "run")
+    topology, trajectory = str(tmp_path / "run/topology.pdb"), str(tmp_path / "run/replica_001.dcd")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        universe = mdanalysis.Universe(topology, trajectory)
+        theirs = np.array([frame.positions.copy() for frame in universe.trajectory])
+        other = mdtraj.load(trajectory, top=topology)
+    np.testing.assert_array_equal(theirs, simulation.positions[:, 1])
+    assert universe.trajectory.dt == pytest.approx(0.2, rel=1e-5)
+    assert universe.residues.resnames.tolist() == list(simulation.residue_names)
+    np.testing.assert_allclose(10 * other.xyz, simulation.positions[:, 1], atol=1e-4)
+    assert [residue.name for residue in other.topology.residues] == list(simulation.residue_names)
+    assert mdtraj.compute_rg(other)[3] * 10 == pytest.approx(radius_of_gyration(simulation.positions[3:4, 1])[0], rel=1e-4)
+
+
+KILLED_AFTER_ROWS = """
+import os, signal, sys
+import cg_eval.recorder
+write = cg_eval.recorder._write
+def write_then_die(path, arrays):
+    if path.name == "state.npz" and path.exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, arrays)
+cg_eval.recorder._write = write_then_die
+from cg_eval.cli import main
+main()
+"""
+
+
+def test_a_killed_simulation_goes_on_bit_for_bit_and_a_finished_one_is_not_repeated(prior_bundle, bundle_folder, dataset, tmp_path):
+    """Killed between the two writes of its second checkpoint: the first one counts, and what was written since does not."""
+    options = ["n_steps=100", "save_every_steps=10", "n_replicas=4", "part=prior", "checkpoint_every_frames=3"]
+    options += ["ensemble=tempering", "tempering_kelvin=[280,320]"]
+    arguments = ["simulate", str(bundle_folder), str(dataset.path), "-o", str(tmp_path / "md"), "--domain", "one", *options]
+    environment = {**os.environ, "JAX_ENABLE_X64": "1", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_ROWS, *arguments], env=environment, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert {path.name for path in (tmp_path / "md").iterdir()} == {"one.unfinished"}
+    assert len(list((tmp_path / "md/one.unfinished").glob("rows_*.npz"))) == 2
+
+    with pytest.raises(UserError, match="other options"):
+        CliRunner().invoke(app, [*arguments, "seed=1"], catch_exceptions=False)
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    config = SimulateConfig.load(None, options)
+    whole, resumed = (
+        simulate(prior_bundle, dataset_start(prior_bundle, dataset, "one", config), config),
+        load_simulation(tmp_path / "md/one"),
+    )
+    for field in ("positions", "time_ps", "potential_energy", "kinetic_temperature", "bath_temperature", "valid", "exchanges"):
+        np.testing.assert_array_equal(getattr(resumed, field), getattr(whole, field))
+    assert not (tmp_path / "md/one.unfinished").exists()
+
+    assert "simulated already" in CliRunner().invoke(app, arguments, catch_exceptions=False).output
+    with pytest.raises(UserError, match="other options"):
+        CliRunner().invoke(app, [*arguments, "seed=1"], catch_exceptions=False)
+
+
+def test_a_pdb_gives_the_sequence_and_the_start_of_every_replica(prior_bundle, simulation, tmp_path):
+    write_pdb(
+        tmp_path / "chain.pdb", simulation.positions[0, 0], simulation.residue_names, simulation.residue_index, simulation.chain_index
+    )
+    start = pdb_start(prior_bundle, tmp_path / "chain.pdb", CONFIG)
+    assert [prior_bundle.species_names[index] for index in start.species] == list(simulation.residue_names)
+    np.testing.assert_allclose(start.positions, np.repeat(simulation.positions[:1, 0], 3, axis=0), atol=1e-3)
+    assert start.chain_index.tolist() == [0] * 8
+    text = (tmp_path / "chain.pdb").read_text().replace("GLY", "TRP", 1)
+    (tmp_path / "other.pdb").write_text(text)
+    with pytest.raises(UserError, match="TRP"):
+        pdb_start(prior_bundle, tmp_path / "other.pdb", CONFIG)
 
 
 def test_a_pdb_connects_segments_only(tmp_path):
@@ -106,15 +192,15 @@ def test_samples_of_one_distribution_diverge_no_more_than_the_halves_of_the_refe
     result = compare_distributions(chain_frames(3.8, seed=1), chain_frames(3.8, seed=2), CompareConfig(n_resamples=50))
     for name in ("bond", "angle", "dihedral"):
         assert result[name].divergence.estimate < 1.5 * result[name].noise + 0.005
-        assert result[name].overlap > 0.85
+        assert result[name].overlap.estimate > 0.85
 
 
 def test_a_shift_of_bond_lengths_is_seen_in_bonds_and_not_in_angles():
     result = compare_distributions(chain_frames(4.1, seed=1), chain_frames(3.8, seed=2), CompareConfig(n_resamples=50))
     bond = result["bond"]
     assert bond.divergence.low > 10 * bond.noise
-    assert bond.wasserstein == pytest.approx(0.3, abs=0.02)
-    assert bond.model_mean - bond.reference_mean == pytest.approx(0.3, abs=0.02)
+    assert bond.wasserstein.estimate == pytest.approx(0.3, abs=0.02)
+    assert bond.model_mean.estimate - bond.reference_mean.estimate == pytest.approx(0.3, abs=0.02)
     assert result["angle"].divergence.estimate < 2 * result["angle"].noise + 0.005
 
 
@@ -151,13 +237,14 @@ def test_the_command_line_goes_from_a_bundle_to_a_comparison(bundle_folder, data
     options = ["n_steps=200", "save_every_steps=20", "n_replicas=2", "temperature_kelvin=300", "part=prior"]
     assert "MSE" in call("forces", bundle_folder, dataset.path, "-o", tmp_path / "forces", "--part", "prior", "n_resamples=50")
     assert "2 replicas" in call("simulate", bundle_folder, dataset.path, "-o", tmp_path / "md", "--domain", "one", *options)
-    assert "JS noise" in call("compare", tmp_path / "md", dataset.path, "-o", tmp_path / "comparison", "after_ps=0.5")
+    assert "survival at 2 ps: 1.000" in call("compare", tmp_path / "md", dataset.path, "-o", tmp_path / "comparison", "after_ps=0.5")
     for name in (
         "forces/forces.csv",
         "md/one/simulation.h5",
         "md/one/config.yaml",
         "md/one/simulation.png",
         "comparison/one/distributions.png",
+        "comparison/one/survival.pdf",
     ):
         assert (tmp_path / name).stat().st_size > 0
 

@@ -18,17 +18,17 @@ def chain():
 
 @pytest.mark.parametrize("score", [tm_score, gdt_ts, lddt_ca])
 def test_a_rotated_copy_scores_one(score, chain):
-    assert score(chain @ ROTATION + 7.0, chain) == pytest.approx(1.0)
+    np.testing.assert_allclose(score(np.stack([chain @ ROTATION + 7.0, chain]), chain), 1.0)
 
 
 def test_scores_of_a_chain_whose_second_half_swung_away(chain):
     moved = chain.copy()
     moved[30:] = (chain[30:] - chain[30]) @ ROTATION + chain[30] + [200.0, 0, 0]
-    assert gdt_ts(moved, chain) == pytest.approx(0.5, abs=0.05)
-    assert 0.5 <= tm_score(moved, chain) < 0.52
+    assert gdt_ts(moved[None], chain)[0] == pytest.approx(0.5, abs=0.05)
+    assert 0.5 <= tm_score(moved[None], chain)[0] < 0.52
     first, second = np.triu_indices(60, k=1)
     near = np.linalg.norm(chain[first] - chain[second], axis=1) < 15
-    assert lddt_ca(moved, chain) == pytest.approx(((first < 30) == (second < 30))[near].mean(), abs=0.01)
+    assert lddt_ca(moved[None], chain)[0] == pytest.approx(((first < 30) == (second < 30))[near].mean(), abs=0.01)
 
 
 def test_gdt_ts_of_a_uniform_displacement_counts_the_cutoffs_it_meets():
@@ -36,14 +36,14 @@ def test_gdt_ts_of_a_uniform_displacement_counts_the_cutoffs_it_meets():
     straight[:, 0] = 100.0 * np.arange(40)
     moved = straight.copy()
     moved[:, 1] = 3.0 * np.where(np.arange(40) % 2, 1, -1)
-    assert 0.5 <= gdt_ts(moved, straight) <= 0.76
+    assert 0.5 <= gdt_ts(moved[None], straight)[0] <= 0.76
 
 
 def test_lddt_equals_its_hand_computed_value():
     reference = np.array([[0.0, 0, 0], [4.0, 0, 0], [8.0, 0, 0]])
     model = np.array([[0.0, 0, 0], [4.7, 0, 0], [8.0, 0, 0]])
     # Two of three distances change by 0.7: kept at 1, 2 and 4 A; the third is kept everywhere.
-    assert lddt_ca(model, reference) == pytest.approx((1 / 3 + 1 + 1 + 1) / 4)
+    assert lddt_ca(model[None], reference)[0] == pytest.approx((1 / 3 + 1 + 1 + 1) / 4)
 
 
 def test_tica_finds_the_slow_coordinate_and_its_timescale():
@@ -62,6 +62,12 @@ def test_tica_finds_the_slow_coordinate_and_its_timescale():
     slow = found.project(trajectories[0])[:, 0]
     assert abs(np.corrcoef(slow, hidden[0][:, 0])[0, 1]) > 0.98
     assert np.concatenate([found.project(x) for x in trajectories]).std(axis=0) == pytest.approx(1.0, rel=0.02)
+
+
+def test_few_frames_do_not_make_slow_coordinates_out_of_noise():
+    noise = [np.random.default_rng(seed).normal(size=(40, 60)) for seed in range(2)]
+    assert tica(noise, lag=2).timescales[0] > 5
+    assert tica(noise, lag=2, most_dimensions=4).timescales[0] < 3
 
 
 def test_tica_of_trajectories_shorter_than_the_lag_is_refused():

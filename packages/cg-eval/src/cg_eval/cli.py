@@ -1,5 +1,8 @@
 """`cg-eval`: judge a force field by its forces and by what it simulates."""
 
+import contextlib
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +14,7 @@ from cg_data.errors import UserError, require
 
 app = new_app("cg-eval", "Judge a coarse-grained force field by its forces and by what it simulates.")
 
-BundleArgument = Annotated[Path, typer.Argument(help="bundle folder, as cg-train writes it")]
+BundleArgument = Annotated[Path, typer.Argument(help="bundle, or a run of cg-train, or one of its checkpoints")]
 DatasetArgument = Annotated[Path, typer.Argument(help="dataset folder, as cg-data prepare writes it")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="folder to write; must be new or empty")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file of options")]
@@ -36,41 +39,86 @@ def forces(
     config: ConfigOption = None,
 ) -> None:
     """Compare forces with a data set's, beside the zero model and the prior; table, JSON, CSV and figures."""
-    from cg_data.store import open_dataset
-    from cg_eval.forces import ForcesConfig, evaluate_forces
-    from cg_models.bundle import load_bundle
+    _evaluate(bundle, dataset, output, config, _options({"part": part, "splits": split, "frames": frames}, overrides))
 
-    options = _options({"part": part, "splits": split, "frames": frames}, overrides)
-    settings = ForcesConfig.load(config, options)
-    report = evaluate_forces(load_bundle(bundle), open_dataset(dataset), settings, show_progress=True)
-    report.save(output)
-    typer.echo(report.table())
-    typer.echo(f"written to {output}")
+
+@app.command("dataset", epilog="Example: cg-eval dataset run/bundle dataset -o everything part=prior")
+def whole_dataset(
+    bundle: BundleArgument,
+    dataset: DatasetArgument,
+    output: OutputOption,
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+) -> None:
+    """Compare forces on all frames of all splits of a data set of any size, over all devices; the report of `forces`."""
+    from cg_data.split import SPLITS
+
+    _evaluate(bundle, dataset, output, config, _options({"splits": list(SPLITS)}, overrides))
 
 
 @app.command(epilog="Example: cg-eval simulate run/bundle dataset --domain 1enhA00 -o md n_replicas=16 n_steps=20000")
 def simulate(
     bundle: BundleArgument,
-    dataset: DatasetArgument,
-    output: OutputOption,
+    start: Annotated[Path, typer.Argument(help="where replicas start: a dataset folder, or a PDB file")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write; what is missing in it is simulated")],
     overrides: Overrides = None,
     domain: DomainOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Simulate replicas of domains from frames of a data set; one folder per domain with HDF5, DCD, PDB and a summary."""
-    from cg_data.store import open_dataset
-    from cg_eval.plots import plot_simulation
-    from cg_eval.simulate import SimulateConfig, dataset_start
-    from cg_eval.simulate import simulate as run
-    from cg_models.bundle import load_bundle
+    """Simulate replicas of domains, or of a PDB's chain; one folder each with HDF5, DCD, PDB and a summary.
 
-    settings = SimulateConfig.load(config, overrides or [])
-    field, data = load_bundle(bundle), open_dataset(dataset)
-    for name in _chosen_domains(data, domain):
-        result = run(field, dataset_start(field, data, name, settings), settings, show_progress=True)
-        result.save(output / name)
-        plot_simulation(result, output / name / "simulation.png")
-        typer.echo(f"{name}\n{result.table()}\nwritten to {output / name}")
+    The same command goes on where it was killed, and skips what is finished.
+    """
+    from cg_data.store import open_dataset
+    from cg_eval.force_field import load_force_field
+    from cg_eval.plots import plot_simulation
+    from cg_eval.simulate import SimulateConfig, dataset_start, pdb_start, with_temperature
+    from cg_eval.simulate import simulate as run
+
+    _use_all_cores()
+    field = load_force_field(bundle)
+    settings = with_temperature(SimulateConfig.load(config, overrides or []), field)
+    if start.is_file():
+        require(not domain, f"--domain: {start} is a PDB file, which is one domain: leave it out")
+        starts = {start.stem: pdb_start(field, start, settings)}
+    else:
+        data = open_dataset(start)
+        starts = {name: dataset_start(field, data, name, settings) for name in _chosen_domains(data, domain)}
+    for name, frames in starts.items():
+        record = output / f"{name}.unfinished"
+        if _is_finished(output / name, settings):
+            typer.echo(f"{output / name}: simulated already with these options")
+        else:
+            result = run(field, frames, settings, show_progress=True, record=record)
+            result.save(output / name)
+            plot_simulation(result, output / name / "simulation.png")
+            typer.echo(f"{name}\n{result.table()}\nwritten to {output / name}")
+        if record.exists():
+            shutil.rmtree(record)
+
+
+def _use_all_cores() -> None:
+    """Make each core of a CPU a device of JAX, over which replicas are spread; where JAX runs already, nothing changes."""
+    import jax
+
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            jax.config.update("jax_num_cpu_devices", cores)
+
+
+def _is_finished(folder: Path, settings: Any) -> bool:
+    """Return whether a folder holds the result of these options; `UserError` where it holds another."""
+    if not (folder / "simulation.h5").is_file():
+        _refuse_existing(folder)
+        return False
+    from cg_eval.simulation import load_simulation
+
+    require(
+        load_simulation(folder).config == settings,
+        f"{folder}: holds a simulation with other options: choose another folder with -o, or remove it",
+    )
+    return True
 
 
 @app.command(epilog="Example: cg-eval compare md dataset -o comparison after_ps=10")
@@ -82,33 +130,55 @@ def compare(
     domain: DomainOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Compare distributions of simulations with a data set's, beside the noise between two halves of it."""
+    """Compare what simulations visit with a data set: distributions, surfaces, contacts, fluctuations, beside its own noise."""
     from cg_data.store import open_dataset
-    from cg_eval.compare import CompareConfig, compare_distributions, reference_frames
-    from cg_eval.simulate import load_simulation
+    from cg_eval.compare import CompareConfig, compare_simulation
+    from cg_eval.simulation import load_simulation
 
     settings, data = CompareConfig.load(config, overrides or []), open_dataset(dataset)
     found = sorted(path.parent.name for path in simulations.glob("*/simulation.h5"))
     require(bool(found), f"{simulations}: no simulation; expected the output folder of cg-eval simulate")
     for name in domain or found:
-        simulation = load_simulation(simulations / name)
-        temperature = settings.temperature_kelvin or float(simulation.bath_temperature[0].min())
-        model, reference = simulation.frames(settings.after_ps, temperature), reference_frames(data, name, temperature)
-        comparison = compare_distributions(model, reference, settings, domain=name)
+        _refuse_existing(output / name)
+    for name in domain or found:
+        comparison = compare_simulation(load_simulation(simulations / name), data, name, settings)
         comparison.save(output / name)
         settings.save(output / name / "config.yaml")
         typer.echo(f"{comparison.table()}\nwritten to {output / name}")
 
 
-@app.command(epilog="Example: cg-eval scaling timings.csv -o scaling")
+@app.command(epilog="Example: cg-eval ensemble ensemble dataset -o uncertainty frames=500")
+def ensemble(
+    inputs: Annotated[list[Path], typer.Argument(help="the folder that cg-train ensemble wrote, or two or more bundles; then a dataset")],
+    output: OutputOption,
+    option: Annotated[list[str] | None, typer.Option("--set", help="an option as key=value; repeat for more")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Take the spread of an ensemble's forces as uncertainty: calibration against errors, and the frames it is least sure of."""
+    from cg_data.store import open_dataset
+    from cg_eval.ensemble import EnsembleConfig, evaluate_ensemble, load_members
+
+    require(len(inputs) >= 2, "ensemble: expected an ensemble folder, or several bundles, and then a dataset folder")
+    _refuse_existing(output)
+    settings = EnsembleConfig.load(config, option or [])
+    result = evaluate_ensemble(load_members(inputs[:-1]), open_dataset(inputs[-1]), settings, show_progress=True)
+    result.save(output)
+    typer.echo(f"{result.table()}\nwritten to {output}")
+
+
+@app.command(epilog="Example: cg-eval scaling run1 run4 run24 -o scaling   (or: cg-eval scaling timings.csv -o scaling)")
 def scaling(
-    timings: Annotated[Path, typer.Argument(help="CSV with the columns devices and time (of an epoch), one line per run")],
+    timings: Annotated[list[Path], typer.Argument(help="output folders of cg-train run on different numbers of devices, or one CSV")],
     output: OutputOption,
 ) -> None:
-    """Fit the laws of Amdahl and Gustafson to times of the same work on different numbers of devices."""
-    from cg_eval.scaling import fit_scaling, read_times
+    """Fit the laws of Amdahl and Gustafson to times of an epoch on different numbers of devices.
 
-    result = fit_scaling(*read_times(timings))
+    A CSV has the columns devices and time, one line per run.
+    """
+    from cg_eval.scaling import fit_scaling, read_runs, read_times
+
+    _refuse_existing(output)
+    result = fit_scaling(*(read_runs(timings) if timings[0].is_dir() else read_times(timings[0])))
     result.save(output)
     typer.echo(f"{result.table()}\nwritten to {output}")
 
@@ -122,6 +192,26 @@ def report(
     from cg_eval.report import write_report
 
     typer.echo(f"{output}: {write_report(folders, output)} figures")
+
+
+def _evaluate(bundle: Path, dataset: Path, output: Path, config: Path | None, options: list[str]) -> None:
+    from cg_data.store import open_dataset
+    from cg_eval.force_field import load_force_field
+    from cg_eval.forces import ForcesConfig, evaluate_forces
+
+    settings = ForcesConfig.load(config, options)
+    _refuse_existing(output)
+    report = evaluate_forces(load_force_field(bundle), open_dataset(dataset), settings, show_progress=True)
+    report.save(output)
+    typer.echo(f"{report.table()}\nwritten to {output}")
+
+
+def _refuse_existing(output: Path) -> None:
+    """Say before the work, not after it, that there is something where its result should go."""
+    require(
+        not output.exists() or (output.is_dir() and not any(output.iterdir())),
+        f"{output}: already exists; expected a new or empty folder: choose another or remove it",
+    )
 
 
 def _options(values: dict[str, Any], overrides: Sequence[str] | None) -> list[str]:

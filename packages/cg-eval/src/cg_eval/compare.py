@@ -1,33 +1,35 @@
-"""Does the model visit what the reference visits? Distributions of observables, each beside the reference's own noise.
+"""Does the model visit what the reference visits? Distributions, surfaces, contacts, each beside the reference's own noise.
 
 The noise of a divergence is that between two halves of the reference, made of whole trajectories: a model whose divergence is
 near it cannot be told from the reference with these data.
 """
 
-import csv
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydantic
 
-from cg_data.atomic import atomic_folder
 from cg_data.configuration import Configuration
 from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError, require
 from cg_data.store import Dataset
-from cg_data.topology import bonded_tuples
-from cg_eval import observables
-from cg_eval.bootstrap import Blocks, Interval, bootstrap, time_blocks
-from cg_eval.distributions import Bins, js_divergence, overlap, wasserstein
-from cg_eval.json_text import to_json
-from cg_priors.geometry import bend_angle, dihedral_angle, distance
+from cg_eval.bootstrap import Blocks, Interval, bootstrap, bootstrap_weights, time_blocks
+from cg_eval.chain_observables import Observable, chain_observables
+from cg_eval.comparison import Comparison, ObservableComparison, Survival
+from cg_eval.distributions import overlap, wasserstein, wasserstein_of_counts
+from cg_eval.flexibility import compare_contacts, compare_flexibility
+from cg_eval.simulation import Simulation
+from cg_eval.stability import survival_curve
+from cg_eval.stored_rmsf import stored_rmsf
+from cg_eval.surfaces import free_energy_surfaces
+from cg_priors.divergence import js_divergence
 
 
 class CompareConfig(Configuration):
-    """Options of a comparison of distributions."""
+    """Options of a comparison."""
 
     after_ps: float = pydantic.Field(default=0.0, ge=0)
     """Leave out the start of each replica, up to this time."""
@@ -38,194 +40,68 @@ class CompareConfig(Configuration):
     native_tolerance: float = pydantic.Field(default=1.2, gt=1)
     """lambda of the fraction of native contacts."""
     clash_distance_angstrom: float = pydantic.Field(default=4.0, gt=0)
+    most_scored_frames: int = pydantic.Field(default=200, ge=2)
+    """Frames of each side, evenly chosen, whose GDT-TS, TM-score and lDDT are computed."""
+    tica_lag_frames: int = pydantic.Field(default=5, ge=1)
+    """Of the reference's slow coordinates; left out where its trajectories are too short."""
+    mdcath: Path | None = None
+    """mdCATH file, or folder of files, whose stored RMSF is drawn beside those computed here."""
     block_frames: int = pydantic.Field(default=20, ge=1)
     """Frames of a time block of the bootstrap."""
     n_resamples: int = pydantic.Field(default=300, ge=10)
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Observable:
-    """What is compared: its unit, and the values of each frame [n_frames, m] in an order of frames.
-
-    low, high: the range of bins, None to take it from the data; period: of a periodic observable.
-    """
-
-    unit: str
-    values: Callable[[BeadFrames], np.ndarray]
-    low: float | None = None
-    high: float | None = None
-    period: float | None = None
-
-
-@dataclass(frozen=True)
-class ObservableComparison:
-    """One observable of a model's frames beside the reference's; histograms are counts over `bins`."""
-
-    observable: str
-    unit: str
-    divergence: Interval
-    noise: float
-    wasserstein: float
-    overlap: float
-    model_mean: float
-    reference_mean: float
-    outside: float
-    bins: Bins
-    model_counts: np.ndarray
-    reference_counts: np.ndarray
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        values = {key: value for key, value in vars(self).items() if isinstance(value, str | float)}
-        return values | {
-            "divergence": self.divergence.to_dict(),
-            "bins": asdict(self.bins),
-            "model_counts": self.model_counts.tolist(),
-            "reference_counts": self.reference_counts.tolist(),
-        }
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Observables of one domain, model against reference."""
-
-    domain: str
-    temperature_kelvin: float
-    n_model_frames: int
-    n_model_trajectories: int
-    n_reference_frames: int
-    n_reference_trajectories: int
-    rows: tuple[ObservableComparison, ...]
-
-    def __getitem__(self, observable: str) -> ObservableComparison:
-        """Return one observable's row."""
-        return next(row for row in self.rows if row.observable == observable)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            **{k: v for k, v in vars(self).items() if k != "rows"},
-            "logarithm": "natural",
-            "rows": [row.to_dict() for row in self.rows],
-        }
-
-    def table(self) -> str:
-        """Return the comparison as text, one observable a line."""
-        lines = [
-            f"{self.domain}, {self.temperature_kelvin:g} K: {self.n_model_frames} frames of {self.n_model_trajectories} replicas "
-            f"against {self.n_reference_frames} frames of {self.n_reference_trajectories} trajectories",
-            f"{'observable':<12} {'JS / nat (95 %)':<28} {'JS noise':>9} {'W1':>9} {'overlap':>8} {'mean':>9} {'reference':>9}  unit",
-        ]
-        lines += [
-            f"{r.observable:<12} {r.divergence!s:<28} {r.noise:>9.4f} {r.wasserstein:>9.4f} {r.overlap:>8.3f} "
-            f"{r.model_mean:>9.3f} {r.reference_mean:>9.3f}  {r.unit}"
-            for r in self.rows
-        ]
-        return "\n".join(lines)
-
-    def save(self, folder: Path | str, overwrite: bool = False) -> None:
-        """Write comparison.json, comparison.csv, comparison.txt and the figure, atomically."""
-        from cg_eval.plots import plot_distributions
-
-        with atomic_folder(folder, overwrite=overwrite) as aside:
-            (aside / "comparison.json").write_text(to_json(self.to_dict()))
-            (aside / "comparison.txt").write_text(self.table() + "\n")
-            with open(aside / "comparison.csv", "w", newline="") as file:
-                names = [
-                    "observable",
-                    "unit",
-                    "js",
-                    "js_low",
-                    "js_high",
-                    "js_noise",
-                    "wasserstein",
-                    "overlap",
-                    "mean",
-                    "reference_mean",
-                    "bins",
-                ]
-                writer = csv.writer(file)
-                writer.writerow(names)
-                for r in self.rows:
-                    d = r.divergence
-                    row = [
-                        r.observable,
-                        r.unit,
-                        d.estimate,
-                        d.low,
-                        d.high,
-                        r.noise,
-                        r.wasserstein,
-                        r.overlap,
-                        r.model_mean,
-                        r.reference_mean,
-                    ]
-                    writer.writerow([*row, str(r.bins)])
-            plot_distributions(self, aside / "distributions.png")
-
-
-def chain_observables(reference: BeadFrames, config: CompareConfig) -> dict[str, Observable]:
-    """Return the observables of a chain; RMSD and native contacts are to the reference's first frame."""
-    residue_index, chain_index = np.asarray(reference.residue_index), np.asarray(reference.chain_index)
-    tuples = {size: bonded_tuples(residue_index, chain_index, size) for size in (2, 3, 4)}
-    native = np.asarray(reference.positions[0], np.float64)
-
-    def of_tuples(feature: Callable[[np.ndarray], np.ndarray], size: int) -> Callable[[BeadFrames], np.ndarray]:
-        return lambda frames: feature(_positions(frames)[:, tuples[size]])
-
-    found = {
-        "bond": Observable("A", of_tuples(distance, 2), 2.8, 4.8),
-        "angle": Observable("rad", of_tuples(bend_angle, 3), 1.0, float(np.pi)),
-        "dihedral": Observable("rad", of_tuples(dihedral_angle, 4), -float(np.pi), float(np.pi), 2 * float(np.pi)),
-        "rg": Observable("A", lambda frames: observables.radius_of_gyration(_positions(frames))[:, None]),
-        "end_to_end": Observable("A", lambda frames: observables.end_to_end(_positions(frames), residue_index, chain_index)),
-        "rmsd": Observable("A", lambda frames: observables.rmsd(_positions(frames), native)[:, None]),
-    }
-    found = {name: o for name, o in found.items() if name not in ("bond", "angle", "dihedral") or len(tuples[_SIZES[name]])}
-    pairs = observables.native_contacts(native, residue_index, chain_index, config.native_cutoff_angstrom)
-    if len(pairs):
-        found["q"] = Observable(
-            "1",
-            lambda frames: observables.fraction_of_native_contacts(_positions(frames), native, pairs, tolerance=config.native_tolerance)[
-                :, None
-            ],
-            0.0,
-            1.0,
-        )
-    found["clashes"] = Observable(
-        "1",
-        lambda frames: observables.clashes(_positions(frames), residue_index, chain_index, config.clash_distance_angstrom)[:, None],
-        -0.5,
-        9.5,
-    )
-    return found
-
-
 def compare_distributions(
-    model: BeadFrames, reference: BeadFrames, config: CompareConfig | None = None, domain: str = "", names: Sequence[str] | None = None
+    model: BeadFrames,
+    reference: BeadFrames,
+    config: CompareConfig | None = None,
+    domain: str = "",
+    names: Sequence[str] | None = None,
+    stored: np.ndarray | None = None,
 ) -> Comparison:
     """Compare a model's frames with reference frames of the same chain, at the same temperature.
 
     model: for example `Simulation.frames()`; reference: frames of a data set at one temperature. Each field `trajectory` says
-    what is resampled: the divergence's interval comes from a bootstrap over the model's replicas, its time blocks inside them.
+    what is resampled: intervals come from a bootstrap over replicas, or trajectories, and their time blocks. names: only these
+    observables; stored: RMSF [n_beads] A to draw beside.
     """
     config = config or CompareConfig()
     _check_comparable(model, reference)
     halves = split_in_halves(np.asarray(reference.trajectory))
     blocks = time_blocks(model.trajectory, config.block_frames)
-    known = chain_observables(reference, config)
+    known = chain_observables(
+        reference, config.native_cutoff_angstrom, config.native_tolerance, config.clash_distance_angstrom, config.most_scored_frames
+    )
     chosen: Mapping[str, Observable] = known if names is None else {name: known[name] for name in names}
-    rows = tuple(_compare(name, o, model, reference, halves, blocks, config) for name, o in chosen.items())
+    temperature = float(np.mean(reference.temperature))
     return Comparison(
         domain=domain,
-        temperature_kelvin=float(np.mean(reference.temperature)),
+        temperature_kelvin=temperature,
         n_model_frames=model.n_frames,
         n_model_trajectories=len(np.unique(model.trajectory)),
         n_reference_frames=reference.n_frames,
         n_reference_trajectories=len(np.unique(reference.trajectory)),
-        rows=rows,
+        rows=tuple(_compare(name, o, model, reference, config) for name, o in chosen.items()),
+        surfaces=free_energy_surfaces(
+            model, reference, halves, blocks, known, temperature, config.tica_lag_frames, config.n_resamples, config.seed
+        ),
+        flexibility=compare_flexibility(model, reference, halves, stored, config.n_resamples, config.seed),
+        contacts=compare_contacts(model, reference, halves, config.n_resamples, config.seed),
     )
+
+
+def compare_simulation(simulation: Simulation, dataset: Dataset, domain: str, config: CompareConfig | None = None) -> Comparison:
+    """Compare a simulation with a domain's frames at its temperature: `compare_distributions`, and the survival of its replicas."""
+    config = config or CompareConfig()
+    temperature = config.temperature_kelvin or float(simulation.bath_temperature[0].min())
+    reference = reference_frames(dataset, domain, temperature)
+    stored = None if config.mdcath is None else stored_rmsf(config.mdcath, dataset, domain, temperature)
+    model = simulation.frames(config.after_ps, temperature)
+    if model.n_frames == 0 and config.after_ps > 0 and simulation.frames(0.0, temperature).n_frames > 0:
+        raise UserError(f"after_ps={config.after_ps:g}: no replica of {domain} is inside the physical range after it: lower it")
+    found = compare_distributions(model, reference, config, domain, stored=stored)
+    return replace(found, survival=_survival(simulation, config))
 
 
 def reference_frames(dataset: Dataset, domain: str, temperature_kelvin: float) -> BeadFrames:
@@ -246,50 +122,77 @@ def split_in_halves(trajectory: np.ndarray) -> np.ndarray:
     return np.arange(len(trajectory)) < len(trajectory) // 2
 
 
-def _compare(
-    name: str, o: Observable, model: BeadFrames, reference: BeadFrames, halves: np.ndarray, blocks: Blocks, config: CompareConfig
-) -> ObservableComparison:
+def _compare(name: str, o: Observable, model: BeadFrames, reference: BeadFrames, config: CompareConfig) -> ObservableComparison:
+    model, reference = _thin(model, o.most_frames), _thin(reference, o.most_frames)
+    halves = split_in_halves(np.asarray(reference.trajectory))
     values, expected = o.values(model), o.values(reference)
-    n_bins = 10 if name == "clashes" else config.n_bins
-    bins = _bins(o, n_bins, values, expected)
-    block_counts = np.stack([bins.counts(values[blocks.block_of_frame == block]) for block in range(blocks.n_blocks)])
-    model_counts = block_counts.sum(axis=0)
-    reference_counts = bins.counts(expected)
+    bins = o.bins(config.n_bins, values, expected)
+    blocks, reference_blocks = (time_blocks(frames.trajectory, config.block_frames) for frames in (model, reference))
+    counts = _block_counts(bins.place(values), blocks, bins.number)
+    total, expected_counts = counts.sum(axis=0), bins.counts(expected)
+    parts = np.stack([bins.counts(expected[half]) for half in (halves, ~halves)])
 
-    def divergence(counts: np.ndarray) -> np.ndarray:
-        return np.array([js_divergence(row, reference_counts) for row in counts])
+    def interval(statistic: str) -> Interval:
+        def of_rows(rows: np.ndarray) -> np.ndarray:
+            if statistic == "w1":
+                return wasserstein_of_counts(rows, expected_counts, bins, o.period is not None)
+            function = js_divergence if statistic == "js" else overlap
+            return np.array([function(row, expected_counts) for row in rows])
 
+        return bootstrap(counts, of_rows, blocks, config.n_resamples, seed=config.seed)
+
+    exact = wasserstein(values, expected, o.period)
     return ObservableComparison(
         observable=name,
         unit=o.unit,
-        divergence=bootstrap(block_counts, divergence, blocks, config.n_resamples, seed=config.seed),
-        noise=js_divergence(bins.counts(expected[halves]), bins.counts(expected[~halves])),
-        wasserstein=wasserstein(values, expected, o.period),
-        overlap=overlap(model_counts, reference_counts),
-        model_mean=_mean(values, o.period),
-        reference_mean=_mean(expected, o.period),
+        jacobian=o.jacobian,
+        divergence=interval("js"),
+        noise=js_divergence(*parts),
+        wasserstein=replace(interval("w1"), estimate=exact),
+        wasserstein_noise=wasserstein(expected[halves], expected[~halves], o.period),
+        overlap=interval("overlap"),
+        overlap_noise=overlap(*parts),
+        model_mean=_mean(values, blocks, o.period, config),
+        reference_mean=_mean(expected, reference_blocks, o.period, config),
         outside=bins.outside(values),
         bins=bins,
-        model_counts=model_counts,
-        reference_counts=reference_counts,
+        model_counts=total,
+        reference_counts=expected_counts,
+        half_counts=parts,
     )
 
 
-def _bins(o: Observable, number: int, *samples: np.ndarray) -> Bins:
-    low = o.low if o.low is not None else float(min(values.min() for values in samples))
-    high = o.high if o.high is not None else float(max(values.max() for values in samples))
-    return Bins(low, high if high > low else low + 1e-3, number)
+def _thin(frames: BeadFrames, most: int | None) -> BeadFrames:
+    if most is None or frames.n_frames <= most:
+        return frames
+    return frames.select(np.arange(most) * frames.n_frames // most)
 
 
-def _mean(values: np.ndarray, period: float | None) -> float:
-    if period is None:
-        return float(values.mean())
-    turn = 2 * np.pi / period
-    return float(np.angle(np.exp(1j * turn * values).mean()) / turn)
+def _block_counts(places: np.ndarray, blocks: Blocks, number: int) -> np.ndarray:
+    counts = np.zeros((blocks.n_blocks, number), np.int64)
+    np.add.at(counts, (np.broadcast_to(blocks.block_of_frame[:, None], places.shape), places), 1)
+    return counts
 
 
-def _positions(frames: BeadFrames) -> np.ndarray:
-    return np.asarray(frames.positions, np.float64)
+def _mean(values: np.ndarray, blocks: Blocks, period: float | None, config: CompareConfig) -> Interval:
+    """Return the mean, of directions on the circle for a periodic observable, with its interval over trajectories."""
+    turn = 0.0 if period is None else 2 * np.pi / period
+    terms = np.stack([np.ones_like(values), np.cos(turn * values), np.sin(turn * values)] if period else [np.ones_like(values), values], -1)
+
+    def statistic(sums: np.ndarray) -> np.ndarray:
+        return np.asarray(sums[:, 1] / sums[:, 0] if period is None else np.arctan2(sums[:, 2], sums[:, 1]) / turn)
+
+    return bootstrap(blocks.add_up(terms.sum(axis=1)), statistic, blocks, config.n_resamples, seed=config.seed)
+
+
+def _survival(simulation: Simulation, config: CompareConfig) -> Survival:
+    stopped = np.array([np.nan if o.stopped_at_ps is None else o.stopped_at_ps for o in simulation.outcomes])
+    times = simulation.time_ps
+    alive = (np.where(np.isnan(stopped), np.inf, stopped)[:, None] > times).astype(float)
+    weights = bootstrap_weights(np.arange(len(alive)), config.n_resamples, config.seed) / len(alive)
+    low, high = np.percentile(weights @ alive, [2.5, 97.5], axis=0)
+    reasons = Counter(outcome.reason for outcome in simulation.outcomes if outcome.reason)
+    return Survival(times, survival_curve(stopped, times), low, high, dict(reasons))
 
 
 def _check_comparable(model: BeadFrames, reference: BeadFrames) -> None:
@@ -308,6 +211,3 @@ def _check_comparable(model: BeadFrames, reference: BeadFrames) -> None:
             f"compare: the model is at {float(np.mean(model.temperature)):g} K, the reference at {temperatures[0]:g} K: "
             "simulate at the reference's temperature"
         )
-
-
-_SIZES = {"bond": 2, "angle": 3, "dihedral": 4}

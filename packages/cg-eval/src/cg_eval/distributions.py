@@ -36,12 +36,16 @@ class Bins:
         edges = self.edges
         return 0.5 * (edges[1:] + edges[:-1])
 
-    def counts(self, values: Array) -> np.ndarray:
-        """Return [number] int64 counts of finite values."""
-        values = np.asarray(values, np.float64).ravel()
+    def place(self, values: Array) -> np.ndarray:
+        """Return the bin, 0 to number - 1, of each finite value."""
+        values = np.asarray(values, np.float64)
         require(bool(np.isfinite(values).all()), "histogram: values must be finite; drop the frames that are not")
         inside = np.floor((values - self.low) / (self.high - self.low) * self.number).astype(np.int64)
-        return np.bincount(np.clip(inside, 0, self.number - 1), minlength=self.number)
+        return np.clip(inside, 0, self.number - 1)
+
+    def counts(self, values: Array) -> np.ndarray:
+        """Return [number] int64 counts of finite values."""
+        return np.bincount(self.place(values).ravel(), minlength=self.number)
 
     def outside(self, values: Array) -> float:
         """Return the fraction of values outside the range."""
@@ -58,21 +62,6 @@ def probabilities(counts: Array) -> np.ndarray:
     total = counts.sum()
     require(bool(total > 0), "histogram: no values; expected at least one frame")
     return counts / total
-
-
-def js_divergence(p: Array, q: Array) -> float:
-    """Return the Jensen-Shannon divergence 1/2 KL(p|m) + 1/2 KL(q|m), m = (p + q)/2, in nats: within [0, ln 2].
-
-    p, q [n_bins] counts or probabilities over the same bins; each is normalised here.
-    """
-    p, q = probabilities(p), probabilities(q)
-    mean = 0.5 * (p + q)
-
-    def divergence(a: np.ndarray) -> float:
-        filled = a > 0
-        return float(np.sum(a[filled] * np.log(a[filled] / mean[filled])))
-
-    return max(0.0, 0.5 * (divergence(p) + divergence(q)))
 
 
 def overlap(p: Array, q: Array) -> float:
@@ -99,6 +88,15 @@ def wasserstein(first: Array, second: Array, period: float | None = None) -> flo
     if period is not None:
         difference = difference - _weighted_median(difference, widths)
     return float(np.sum(np.abs(difference) * widths))
+
+
+def wasserstein_of_counts(p: Array, q: Array, bins: Bins, periodic: bool = False) -> np.ndarray:
+    """Return the Wasserstein-1 distances of histograms p [..., n_bins] and q [n_bins], to within the width of a bin, in its unit."""
+    p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
+    difference = np.cumsum(p / p.sum(axis=-1, keepdims=True) - q / q.sum(), axis=-1)
+    if periodic:
+        difference = difference - np.median(difference, axis=-1, keepdims=True)
+    return np.asarray(np.abs(difference).sum(axis=-1) * (bins.high - bins.low) / bins.number)
 
 
 def free_energy(counts: Array, bins: Bins, temperature_kelvin: float, feature: str = "other") -> np.ndarray:

@@ -117,24 +117,28 @@ class FrameErrors:
         return FrameErrors(self.sums[frames], self.maximum[frames])
 
 
-def errors_by_group(predicted: Array, reference: Array, bead_groups: Mapping[str, Array]) -> dict[str, FrameErrors]:
+def errors_by_group(
+    predicted: Array, reference: Array, bead_groups: Mapping[str, Array], weight: Array | None = None
+) -> dict[str, FrameErrors]:
     """Return {group: FrameErrors} over the beads of each group.
 
-    predicted, reference [n_frames, n_beads, 3] kcal/mol/A; bead_groups {name: [n_beads] bool}, empty ones left out. Besides
-    those groups: `all`, `component/x|y|z` and `magnitude` (the error of |F|).
+    predicted, reference [n_frames, n_beads, 3] kcal/mol/A; bead_groups {name: [n_beads] bool}, empty ones left out; weight
+    [n_frames] of each frame in every sum, 1 where None. Besides those groups: `all`, `component/x|y|z` and `magnitude` (the
+    error of |F|).
     """
     predicted, reference = np.asarray(predicted, np.float64), np.asarray(reference, np.float64)
-    groups = {"all": _frame_errors(predicted, reference)}
+    weights = np.ones(len(predicted)) if weight is None else np.asarray(weight, np.float64)
+    groups = {"all": _frame_errors(predicted, reference, weights)}
     for index, name in enumerate("xyz"):
         one = slice(index, index + 1)
-        groups[f"component/{name}"] = _frame_errors(predicted[..., one], reference[..., one])
+        groups[f"component/{name}"] = _frame_errors(predicted[..., one], reference[..., one], weights)
     lengths = [np.linalg.norm(forces, axis=-1, keepdims=True) for forces in (predicted, reference)]
-    groups["magnitude"] = _frame_errors(*lengths)
+    groups["magnitude"] = _frame_errors(lengths[0], lengths[1], weights)
     for name, members in bead_groups.items():
         if np.any(members):
-            groups[name] = _frame_errors(predicted[:, members], reference[:, members])
+            groups[name] = _frame_errors(predicted[:, members], reference[:, members], weights)
     return groups
 
 
-def _frame_errors(predicted: np.ndarray, reference: np.ndarray) -> FrameErrors:
-    return FrameErrors(force_sums(predicted, reference).sum(axis=1), np.abs(predicted - reference).max(axis=(1, 2)))
+def _frame_errors(predicted: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> FrameErrors:
+    return FrameErrors(force_sums(predicted, reference).sum(axis=1) * weight[:, None], np.abs(predicted - reference).max(axis=(1, 2)))

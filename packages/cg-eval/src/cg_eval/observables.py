@@ -8,6 +8,7 @@ import numpy as np
 from cg_data.contracts import Array
 from cg_data.errors import require
 from cg_priors.energy import sequence_separation
+from cg_priors.geometry import bend_angle, dihedral_angle
 
 HELIX_DIHEDRAL = (np.radians(20.0), np.radians(80.0))
 HELIX_ANGLE = (np.radians(80.0), np.radians(105.0))
@@ -49,17 +50,19 @@ def pair_distances(positions: Array, pairs: Array) -> np.ndarray:
 def superpose(positions: Array, reference: Array, weights: Array | None = None) -> np.ndarray:
     """Return positions rotated and moved onto reference [n_beads, 3] with the least (weighted) squared deviation.
 
-    Kabsch, Acta Cryst. A 32, 922 (1976); reflections are excluded. The result is centred where the reference is.
+    weights [n_beads], or [n_frames, n_beads] for weights of each frame's own. Kabsch, Acta Cryst. A 32, 922 (1976); reflections
+    are excluded.
     """
     x, target = np.asarray(positions, np.float64), np.asarray(reference, np.float64)
-    w = np.full(len(target), 1.0 / len(target)) if weights is None else np.asarray(weights, np.float64) / np.sum(weights)
-    centre = np.einsum("bk,b->k", target, w)
-    moved = x - np.einsum("fbk,b->fk", x, w)[:, None]
-    covariance = np.einsum("fbi,bj,b->fij", moved, target - centre, w)
+    w = np.ones(x.shape[:2]) if weights is None else np.broadcast_to(np.asarray(weights, np.float64), x.shape[:2])
+    w = w / w.sum(axis=1, keepdims=True)
+    centre = w @ target
+    moved = x - np.einsum("fbk,fb->fk", x, w)[:, None]
+    covariance = np.matmul((moved * w[..., None]).transpose(0, 2, 1), target[None] - centre[:, None])
     left, _, right = np.linalg.svd(covariance)
     handed = np.sign(np.linalg.det(left @ right))
     left[:, :, -1] *= handed[:, None]
-    return moved @ (left @ right) + centre
+    return moved @ (left @ right) + centre[:, None]
 
 
 def rmsd(positions: Array, reference: Array) -> np.ndarray:
@@ -118,12 +121,25 @@ def clashes(positions: Array, residue_index: Array, chain_index: Array, distance
     return (pair_distances(positions, pairs) < distance).sum(axis=1)
 
 
+def chain_helicity(positions: Array, dihedrals: Array) -> np.ndarray:
+    """Return [n_frames] `helicity` over dihedral tuples [m, 4] of any segments."""
+    x, quadruples = np.asarray(positions, np.float64), np.asarray(dihedrals)
+    phi = dihedral_angle(x[:, quadruples])
+    theta = [bend_angle(x[:, quadruples[:, first : first + 3]]) for first in (0, 1)]
+    return _helical(phi, theta[0], theta[1])
+
+
 def helicity(angles: Array, dihedrals: Array) -> np.ndarray:
     """Return [n_frames]: the fraction of dihedrals that are alpha-helical together with both angles they span.
 
     angles [n_frames, m + 1], dihedrals [n_frames, m] radians of one unbroken segment.
     """
     angles, dihedrals = np.asarray(angles), np.asarray(dihedrals)
-    turned = (dihedrals > HELIX_DIHEDRAL[0]) & (dihedrals < HELIX_DIHEDRAL[1])
-    bent = (angles > HELIX_ANGLE[0]) & (angles < HELIX_ANGLE[1])
-    return (turned & bent[:, :-1] & bent[:, 1:]).mean(axis=1)
+    return _helical(dihedrals, angles[:, :-1], angles[:, 1:])
+
+
+def _helical(dihedrals: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    helical = (dihedrals > HELIX_DIHEDRAL[0]) & (dihedrals < HELIX_DIHEDRAL[1])
+    for angle in (first, second):
+        helical &= (angle > HELIX_ANGLE[0]) & (angle < HELIX_ANGLE[1])
+    return np.asarray(helical.mean(axis=1))

@@ -8,10 +8,10 @@ import numpy as np
 from cg_data.contracts import Array
 
 if TYPE_CHECKING:
-    from cg_eval.compare import Comparison
-    from cg_eval.forces import ForceSplit
+    from cg_eval.ensemble import EnsembleReport
+    from cg_eval.force_report import ForceSplit
     from cg_eval.scaling import Scaling
-    from cg_eval.simulate import Simulation
+    from cg_eval.simulation import Simulation
 
 COLOURS = ("#0b3c5d", "#d1495b", "#7f8c8d", "#2e8b57")
 DASHES = ("-", "--", ":", "-.")
@@ -24,6 +24,12 @@ LABELS = {
     "rmsd": "CA RMSD to native / A",
     "q": "fraction of native contacts",
     "clashes": "clashes per frame",
+    "helicity": "helicity",
+    "gdt_ts": "GDT-TS to native",
+    "tm_score": "TM-score to native",
+    "lddt_ca": "lDDT-CA to native",
+    "tica_1": "slowest coordinate (TICA 1)",
+    "tica_2": "second slowest (TICA 2)",
 }
 
 
@@ -39,32 +45,11 @@ def new_figure(rows: int, columns: int, width: float = 3.4, height: float = 2.8)
     return figure, axes
 
 
-def plot_distributions(comparison: "Comparison", path: Path) -> None:
-    """Draw each observable's density, model over reference."""
-    columns = 4
-    rows = -(-len(comparison.rows) // columns)
-    figure, axes = new_figure(rows, columns)
-    for axis, row in zip(axes.ravel(), comparison.rows, strict=False):
-        width = row.bins.edges[1] - row.bins.edges[0]
-        for counts, label, number in ((row.reference_counts, "reference", 0), (row.model_counts, "model", 1)):
-            density = counts / max(counts.sum(), 1) / width
-            axis.step(row.bins.centres, density, where="mid", color=COLOURS[number], linestyle=DASHES[number], label=label, linewidth=1.4)
-        axis.fill_between(
-            row.bins.centres, row.reference_counts / max(row.reference_counts.sum(), 1) / width, step="mid", color=COLOURS[0], alpha=0.12
-        )
-        axis.set_xlabel(LABELS.get(row.observable, row.observable), fontsize=9)
-        axis.set_ylabel("density", fontsize=9)
-        axis.set_title(f"JS {row.divergence.estimate:.3f}  (noise {row.noise:.3f} nat)", fontsize=9)
-    for axis in axes.ravel()[len(comparison.rows) :]:
-        axis.set_visible(False)
-    axes[0, 0].legend(fontsize=8, frameon=False)
-    figure.suptitle(
-        f"{comparison.domain}, {comparison.temperature_kelvin:g} K: model {comparison.n_model_frames} frames of "
-        f"{comparison.n_model_trajectories} replicas; reference {comparison.n_reference_frames} frames of "
-        f"{comparison.n_reference_trajectories} trajectories",
-        fontsize=10,
-    )
+def finish(figure: Any, path: Path, caption: str, size: int = 9) -> None:
+    """Write a figure as PNG to `path` and as PDF beside it, under a caption that says how many frames and trajectories."""
+    figure.suptitle(caption, fontsize=size)
     figure.savefig(path)
+    figure.savefig(path.with_suffix(".pdf"))
 
 
 def plot_simulation(simulation: "Simulation", path: Path) -> None:
@@ -91,8 +76,7 @@ def plot_simulation(simulation: "Simulation", path: Path) -> None:
     axes[0, 3].set_ylabel("replicas in the physical range", fontsize=9)
     for axis in axes[0]:
         axis.set_xlabel("time / ps", fontsize=9)
-    figure.suptitle(f"{n_replicas} replicas of {n_beads} beads; thick: mean of those in the physical range", fontsize=10)
-    figure.savefig(path)
+    finish(figure, path, f"{n_replicas} replicas of {n_beads} beads; thick: mean of those in the physical range")
 
 
 def plot_force_scatter(split: "ForceSplit", path: Path) -> None:
@@ -111,8 +95,7 @@ def plot_force_scatter(split: "ForceSplit", path: Path) -> None:
         values = split.rows[model]["all"]
         axis.set_title(f"{model}: RMSE {values['rmse']:.2f}, r {values['pearson']:.3f}", fontsize=9)
         axis.set_aspect("equal")
-    figure.suptitle(f"{len(samples['reference'])} components of {split.n_frames} frames, {split.n_trajectories} trajectories", fontsize=9)
-    figure.savefig(path)
+    finish(figure, path, f"{len(samples['reference'])} components of {split.n_frames} frames, {split.n_trajectories} trajectories")
 
 
 def plot_force_residuals(split: "ForceSplit", path: Path) -> None:
@@ -133,8 +116,7 @@ def plot_force_residuals(split: "ForceSplit", path: Path) -> None:
     for axis in axes[0]:
         axis.set_ylabel("density", fontsize=9)
         axis.legend(fontsize=8, frameon=False)
-    figure.suptitle(f"{split.n_frames} frames of {split.n_trajectories} trajectories; values beyond the range in the end bins", fontsize=9)
-    figure.savefig(path)
+    finish(figure, path, f"{split.n_frames} frames of {split.n_trajectories} trajectories; values beyond the range in the end bins")
 
 
 def plot_force_groups(split: "ForceSplit", prefix: str, path: Path, label: str) -> None:
@@ -152,29 +134,64 @@ def plot_force_groups(split: "ForceSplit", prefix: str, path: Path, label: str) 
     axis.set_ylabel("RMSE / kcal/mol/A", fontsize=9)
     axis.grid(axis="y", linewidth=0.3)
     axis.legend(fontsize=8, frameon=False, ncols=len(models), loc="lower right")
-    axis.set_title(f"{split.n_frames} frames of {split.n_trajectories} trajectories", fontsize=9)
-    figure.savefig(path)
+    finish(figure, path, f"{split.name}: {split.n_frames} frames of {split.n_trajectories} trajectories")
+
+
+def plot_force_terms(split: "ForceSplit", path: Path) -> None:
+    """Draw the rms force of each energy term, and the mean square error of the part judged without it."""
+    names = list(split.terms)
+    figure, axes = new_figure(1, 2, 3.6, 0.35 * len(names) + 1.4)
+    places = np.arange(len(names))
+    whole = split.rows[list(split.rows)[-1]]["all"]["mse"]
+    axes[0, 0].barh(places, [split.terms[name]["rms"] for name in names], color="0.75", edgecolor="black", height=0.6)
+    axes[0, 1].barh(places, [split.terms[name]["mse_without"] for name in names], color="0.75", edgecolor="black", height=0.6)
+    axes[0, 1].axvline(whole, color="black", linestyle="--", linewidth=1, label="with all terms")
+    axes[0, 1].legend(fontsize=7, frameon=False)
+    for axis, label in zip(axes[0], ("rms force / kcal/mol/A", "MSE without the term / (kcal/mol/A)$^2$"), strict=True):
+        axis.set_yticks(places, names)
+        axis.set_xlabel(label, fontsize=9)
+    finish(figure, path, f"{split.name}: {split.n_frames} frames of {split.n_trajectories} trajectories")
+
+
+def plot_calibration(report: "EnsembleReport", path: Path) -> None:
+    """Draw error against uncertainty: bins of force vectors, the fitted line, and equality."""
+    figure, axes = new_figure(1, 1, 4.4, 3.6)
+    axis = axes[0, 0]
+    top = 1.05 * float(report.uncertainty.max())
+    x = np.linspace(0, top, 100)
+    axis.plot(x, x, color=COLOURS[2], linestyle=":", label="error = uncertainty")
+    fitted = np.sqrt(np.maximum(report.slope * x**2 + report.offset, 0))
+    axis.plot(x, fitted, color=COLOURS[0], linestyle="-", label=f"error$^2$ = {report.slope:.3g} uncertainty$^2$ + {report.offset:.3g}")
+    axis.plot(report.uncertainty, report.error, color="black", marker="o", linestyle="none", label="equal numbers of force vectors")
+    axis.set_xlim(left=0)
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("uncertainty of a component / kcal/mol/A", fontsize=9)
+    axis.set_ylabel("rms error of a component / kcal/mol/A", fontsize=9)
+    axis.legend(fontsize=8, frameon=False)
+    finish(figure, path, report.caption())
 
 
 def plot_scaling(scaling: "Scaling", path: Path) -> None:
-    """Draw measured speed-up over devices with the fitted laws of Amdahl and Gustafson and the ideal line."""
-    figure, axes = new_figure(1, 1, 4.2, 3.4)
-    axis, n = axes[0, 0], np.linspace(1, max(scaling.devices), 200)
-    axis.plot(n, n, color=COLOURS[2], linestyle=":", label="ideal")
-    serial = scaling.amdahl.estimate
-    axis.plot(n, 1 / (serial + (1 - serial) / n), color=COLOURS[0], linestyle="-", label=f"Amdahl, serial {serial:.4f}")
-    axis.plot(
-        n,
-        n - scaling.gustafson.estimate * (n - 1),
-        color=COLOURS[1],
-        linestyle="--",
-        label=f"Gustafson, serial {scaling.gustafson.estimate:.4f}",
+    """Draw speed-up and efficiency over devices: measured, the fitted laws of Amdahl and Gustafson, and the ideal."""
+    figure, axes = new_figure(1, 2, 4.2, 3.4)
+    n = np.linspace(1, max(scaling.devices), 200)
+    serial, scaled = scaling.amdahl.estimate, scaling.gustafson.estimate
+    laws = (
+        (n, ":", COLOURS[2], "ideal"),
+        (1 / (serial + (1 - serial) / n), "-", COLOURS[0], f"Amdahl, serial {scaling.amdahl}"),
+        (n - scaled * (n - 1), "--", COLOURS[1], f"Gustafson, serial {scaling.gustafson}"),
     )
-    axis.plot(scaling.devices, scaling.speedup, marker="o", linestyle="none", color="black", label="measured")
-    axis.set_xlabel("devices", fontsize=9)
-    axis.set_ylabel("speed-up", fontsize=9)
-    axis.legend(fontsize=8, frameon=False)
-    figure.savefig(path)
+    for speedup, dash, colour, label in laws:
+        axes[0, 0].plot(n, speedup, color=colour, linestyle=dash, label=label)
+        axes[0, 1].plot(n, 100 * speedup / n, color=colour, linestyle=dash)
+    axes[0, 0].plot(scaling.devices, scaling.speedup, marker="o", linestyle="none", color="black", label="measured")
+    axes[0, 1].plot(scaling.devices, 100 * scaling.efficiency, marker="o", linestyle="none", color="black")
+    axes[0, 1].set_ylim(0, 110)
+    for axis, label in zip(axes[0], ("speed-up", "efficiency / %"), strict=True):
+        axis.set_xlabel("devices", fontsize=9)
+        axis.set_ylabel(label, fontsize=9)
+    axes[0, 0].legend(fontsize=6.5, frameon=False)
+    finish(figure, path, scaling.caption())
 
 
 def _outline(axis: Any, values: Array, edges: np.ndarray, label: str, number: int) -> None:

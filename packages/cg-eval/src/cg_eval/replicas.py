@@ -5,15 +5,21 @@ replicas. Its cost is quadratic in the beads of one replica and linear in replic
 chains of up to about a thousand beads. Neighbours are counted every time, so an overflow of their budget is known.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from cg_data.contracts import Array, BeadGraph, Params
 from cg_data.topology import bonded_tuples
+
+EDGES_PER_CHUNK = 512
+"""Edges that a CPU works on at a time: beyond, the intermediate arrays of a network leave its second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +103,41 @@ def edges_within(positions: Array, cutoff_angstrom: float, n_neighbours: int) ->
 
 
 def replica_forces(
-    replicas: Replicas, energy_and_forces: Callable[[Params, BeadGraph], tuple[Array, Array]], cutoff_angstrom: float, n_neighbours: int
+    replicas: Replicas,
+    energy_and_forces: Callable[[Params, BeadGraph], tuple[Array, Array]],
+    cutoff_angstrom: float,
+    n_neighbours: int,
+    devices: Sequence[Any] | None = None,
 ) -> Callable[[Params, Array], tuple[Array, Array]]:
-    """Return (params, positions [n_replicas, n_beads, 3]) -> (energies [n_replicas] kcal/mol, forces like positions)."""
+    """Return (params, positions [n_replicas, n_beads, 3]) -> (energies [n_replicas] kcal/mol, forces like positions).
 
-    def evaluate(params: Params, positions: Array) -> tuple[Array, Array]:
-        graph = replicas.graph(positions, *edges_within(positions, cutoff_angstrom, n_neighbours))
+    Replicas are evaluated in chunks: on a CPU a few at a time, whose edges stay in its caches, elsewhere all; and chunks are
+    spread over `devices` (all of JAX's, by default), as many as divide them.
+    """
+    found = jax.local_devices() if devices is None else list(devices)
+    n_devices = max(n for n in range(1, min(len(found), replicas.n_replicas) + 1) if replicas.n_replicas % n == 0)
+    of_device = replicas.n_replicas // n_devices
+    most = max(1, EDGES_PER_CHUNK // max(1, replicas.n_beads * n_neighbours)) if found[0].platform == "cpu" else of_device
+    size = max(n for n in range(1, min(most, of_device) + 1) if of_device % n == 0)
+    chunk = dataclasses.replace(replicas, n_replicas=size)
+
+    def of_chunk(params: Params, positions: Array) -> tuple[Array, Array]:
+        graph = chunk.graph(positions, *edges_within(positions, cutoff_angstrom, n_neighbours))
         energies, forces = energy_and_forces(params, jax.tree.map(jnp.asarray, graph))
         return energies.reshape(positions.shape[:2]).sum(axis=1), forces.reshape(positions.shape)
+
+    def of_chunks(params: Params, positions: Array) -> tuple[Array, Array]:
+        return jax.lax.map(lambda x: of_chunk(params, x), positions)
+
+    mesh = Mesh(np.array(found[:n_devices]), ("replicas",))
+    over = PartitionSpec("replicas")
+    spread = jax.shard_map(of_chunks, mesh=mesh, in_specs=(PartitionSpec(), over), out_specs=over, check_vma=False)
+
+    def evaluate(params: Params, positions: Array) -> tuple[Array, Array]:
+        if size == replicas.n_replicas:
+            return of_chunk(params, positions)
+        energies, forces = (spread if n_devices > 1 else of_chunks)(params, positions.reshape(-1, size, *positions.shape[1:]))
+        return energies.reshape(-1), forces.reshape(positions.shape)
 
     return evaluate
 

@@ -1,6 +1,7 @@
 """How training time falls with devices: speed-up, efficiency, and the laws of Amdahl and Gustafson with intervals."""
 
 import csv
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from cg_data.atomic import atomic_folder
+from cg_data.configuration import read_yaml
 from cg_data.errors import UserError, require
 from cg_eval.json_text import to_json
 
@@ -53,6 +55,10 @@ class Scaling:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return asdict(self) | {"speedup": self.speedup.tolist(), "efficiency": self.efficiency.tolist()}
+
+    def caption(self) -> str:
+        """Return what was measured, in a line."""
+        return f"{len(self.devices)} runs on {min(self.devices)} to {max(self.devices)} devices"
 
     def table(self) -> str:
         """Return the scaling as text."""
@@ -117,6 +123,33 @@ def read_times(path: Path | str) -> tuple[list[int], list[float]]:
         raise UserError(f"{path}: cannot be read; expected a CSV with the columns devices and time") from None
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: expected a CSV with the columns devices and time, a whole number and a number on each line") from None
+
+
+def read_runs(folders: Sequence[Path | str]) -> tuple[list[int], list[float]]:
+    """Return (devices, minutes per epoch) of output folders of `cg-train run`, from their metrics.jsonl and config.yaml."""
+    found = [_read_run(Path(folder)) for folder in folders]
+    return [devices for devices, _ in found], [minutes for _, minutes in found]
+
+
+def _read_run(folder: Path) -> tuple[int, float]:
+    """Return the devices of a run and its minutes per epoch: all frames over the rate, without the first line (compilation)."""
+    path = folder / "metrics.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        frames_per_batch = int(read_yaml(folder / "config.yaml")["frames_per_batch"])
+        timed = [line for line in lines if "frames_per_second" in line and "epoch" in line]
+        devices = {int(line["devices"]) for line in timed}
+        if len(timed) < 2:
+            raise ValueError("the time of the first line has the compilation in it")
+        epoch_frames = timed[-1]["step"] * frames_per_batch / timed[-1]["epoch"]
+        steps = np.diff([line["step"] for line in timed])
+        rate = steps.sum() / (steps / np.array([line["frames_per_second"] for line in timed[1:]])).sum()
+    except OSError:
+        raise UserError(f"{folder}: expected the output folder of cg-train run, with metrics.jsonl and config.yaml") from None
+    except (ValueError, KeyError, IndexError, TypeError, ZeroDivisionError):
+        raise UserError(f"{path}: expected two or more lines with step, epoch, frames_per_second and devices: log more often") from None
+    require(len(devices) == 1, f"{path}: the run was on {sorted(devices)} devices in turn: give runs on one number each")
+    return devices.pop(), float(epoch_frames / rate / 60)
 
 
 def _fraction(estimate: float, spread: float | None) -> Fraction:

@@ -31,11 +31,12 @@ class Tica:
         return (np.asarray(features, np.float64) - self.mean) @ self.components
 
 
-def tica(trajectories: Sequence[Array], lag: int, n_components: int = 2) -> Tica:
+def tica(trajectories: Sequence[Array], lag: int, n_components: int = 2, most_dimensions: int | None = None) -> Tica:
     """Return the slowest coordinates of feature trajectories, each [n_frames, n_features]; `lag` in frames.
 
     Solves C(lag) v = lambda C(0) v with both matrices made symmetric over time reversal (Perez-Hernandez et al.,
-    doi:10.1063/1.4811489); the timescale is -lag / ln |lambda|. Trajectories not longer than the lag are left out.
+    doi:10.1063/1.4811489); the timescale is -lag / ln |lambda|. Trajectories not longer than the lag are left out. At most
+    `most_dimensions` principal components enter, so that few frames do not make slow coordinates out of noise.
     """
     require(lag >= 1, f"TICA: lag must be at least one frame, received {lag}")
     pairs = [(np.asarray(x, np.float64)[:-lag], np.asarray(x, np.float64)[lag:]) for x in trajectories if len(x) > lag]
@@ -47,6 +48,8 @@ def tica(trajectories: Sequence[Array], lag: int, n_components: int = 2) -> Tica
     lagged = 0.5 * (early.T @ late + late.T @ early) / len(early)
     variances, directions = np.linalg.eigh(instantaneous)
     kept = variances > SMALLEST_EIGENVALUE * variances[-1]
+    if most_dimensions is not None:
+        kept &= np.arange(len(variances)) >= len(variances) - most_dimensions
     whitening = directions[:, kept] / np.sqrt(variances[kept])
     correlations, rotation = np.linalg.eigh(whitening.T @ lagged @ whitening)
     order = np.argsort(-correlations)[:n_components]
