@@ -3,6 +3,7 @@
 import email
 import os
 import re
+import shutil
 import sys
 import tomllib
 import zipfile
@@ -90,6 +91,22 @@ def test_wheel_installs_alone_and_its_help_and_readme_example_work(package: str,
     variables = {"JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg", "PATH": f"{environment / 'bin'}:{os.environ['PATH']}"}
     for command in (*commands, "python example.py"):
         run(["bash", "-c", command], cwd=workplace, environment=variables, timeout=400)
+    if package == "cg-models":
+        forces = run_third_party(environment, wheels, tmp_path, variables)
+        assert len(forces) == 16
+        assert all(abs(float(value)) < 1e4 for line in forces for value in line.split())
+        assert len(set(forces)) == 16
+
+
+def run_third_party(environment: Path, wheels: dict[str, Path], folder: Path, variables: dict[str, str]) -> list[str]:
+    """Build and install a project that depends on cg-models into the environment of its wheel; return the lines that it prints."""
+    source = shutil.copytree(ROOT / "tests" / "third_party", folder / "third_party")
+    run([uv(), "build", "--quiet", "--wheel", "--out-dir", folder / "theirs", source], cwd=source)
+    (wheel,) = (folder / "theirs").glob("*.whl")
+    places = ["--no-index", "--find-links", wheels["cg-models"].parent]
+    run([uv(), "pip", "install", "--quiet", "--python", environment, *places, wheel], cwd=folder)
+    bundle = ROOT / "packages" / "cg-models" / "tests" / "data" / "bundle_v1"
+    return run([environment / "bin" / "chain-forces", bundle], cwd=folder, environment=variables, timeout=400).stdout.splitlines()
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -120,6 +120,7 @@ def damage_parameters(folder):
         (lambda folder: (folder / "model.yaml").unlink(), r"found no model\.yaml"),
         (lambda folder: (folder / "model.yaml").write_text("format: other"), "expected 'format: cg-models'"),
         (lambda folder: (folder / "checksums.json").unlink(), "checksums.json: missing"),
+        (lambda folder: (folder / "checksums.json").write_text("{}"), "expected a checksum of each file"),
     ],
 )
 def test_a_damaged_bundle_is_refused_in_one_line(bundle, tmp_path, damage, message):
@@ -147,8 +148,9 @@ def test_parameters_of_another_configuration_are_refused(tmp_path):
 def test_many_frames_have_the_energies_and_forces_of_each_alone(bundle):
     rotation = random_rotation()
     positions = random_chain(8)
-    energies, forces = bundle.for_frames(np.stack([positions, positions @ rotation.T, positions]), residues(8), beads_per_batch=16)
-    alone, alone_forces = bundle.energy_and_forces(bundle.graph(positions, residues(8)))
+    frames = np.stack([positions, positions @ rotation.T, positions])
+    energies, forces = bundle.for_frames(frames, residues(8), part="prior", beads_per_batch=16)
+    alone, alone_forces = bundle.energy_and_forces(bundle.graph(positions, residues(8)), "prior")
     for found, force, turned in zip(energies, forces, (np.eye(3), rotation, np.eye(3)), strict=True):
         np.testing.assert_allclose(found, alone, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(force, alone_forces @ turned.T, rtol=1e-4, atol=1e-4)

@@ -279,6 +279,8 @@ def _read_document(path: Path) -> dict[str, Any]:
         checksums = json.loads((path / "checksums.json").read_text())
     except (OSError, ValueError):
         raise UserError(f"{path}/checksums.json: missing or unreadable: the bundle is damaged; copy it again") from None
+    listed = isinstance(checksums, dict) and {"model.yaml", "params.safetensors"} <= checksums.keys()
+    require(listed, f"{path}/checksums.json: expected a checksum of each file: the bundle is damaged; copy it again")
     for name, expected in checksums.items():
         file = path / name
         require(file.is_file(), f"{path}: {name} is missing: the bundle is damaged; copy it again")
