@@ -158,6 +158,9 @@ class MeanForceConfig(Configuration):
     """Splits that frames are taken from; each keeps its own."""
     all_atom: AllAtomConfig = AllAtomConfig()
     sampling: SamplingConfig = SamplingConfig()
+    weight_floor_kcal_mol_angstrom: float = pydantic.Field(default=1.0, gt=0)
+    """f: a frame weighs 1 / (f^2 + its mean squared error), scaled to mean 1; f is the error a model makes by itself, below which
+    better labels are worth no more."""
     seed: int = 0
     workers: int = pydantic.Field(default=1, ge=1)
     """Processes, each averaging one frame at a time."""

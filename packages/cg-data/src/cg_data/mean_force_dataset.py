@@ -373,8 +373,7 @@ def _labelled(
     config: MeanForceConfig,
 ) -> DomainData:
     force, error = (np.stack([getattr(label, name) for label in labels]) for name in ("force", "error"))
-    # Weights of least variance: each frame counts by the inverse of its squared error; their mean is 1.
-    precision = 1.0 / np.maximum(np.square(error).mean(axis=(1, 2)), 1e-12)
+    precision = 1.0 / (config.weight_floor_kcal_mol_angstrom**2 + np.square(error).mean(axis=(1, 2)))
     scores = {"mean-force": float(np.square(force).mean()), "squared-error": float(np.square(error).mean())}
     if frames.forces is not None:
         scores["ordinary"] = float(np.square(frames.forces).mean())
