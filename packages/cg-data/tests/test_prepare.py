@@ -365,7 +365,7 @@ def test_the_report_counts_frames_and_measures_geometry(chignolin_file, tmp_path
     assert measured.bonds.mean() == pytest.approx(3.85, abs=0.05)
     assert measured.neighbours[8.0].mean() < measured.neighbours[12.0].mean() <= 9
     text = describe(dataset, measured)
-    assert "1 domains, 220 frames, beads 'ca', 20 species, with forces" in text
+    assert "1 domain, 220 frames, beads 'ca', 20 species, with forces" in text
     assert "rejected frames: none" in text
     plot(dataset, measured, tmp_path / "page.png")
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")

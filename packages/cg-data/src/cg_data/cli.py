@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cg_data.command_line import new_app, run_app
-from cg_data.errors import UserError
+from cg_data.errors import UserError, counted
 
 app = new_app("cg-data", "All-atom protein trajectories with forces to coarse-grained bead datasets.")
 
@@ -46,9 +46,10 @@ def prepare(
     if share is not None:
         overrides.append(f"share=[{share.replace('/', ',')}]")
     dataset = run(PrepareConfig.load(config, overrides), output)
-    typer.echo(f"{output}: {len(dataset.domains)} domains; see cg-data inspect {output}")
+    typer.echo(f"{output}: {counted(len(dataset.domains), 'domain')}; see cg-data inspect {output}")
     if dataset.info.refused and not keep_going:
-        raise UserError(f"{output}: {len(dataset.info.refused)} inputs were refused, the others are prepared; --keep-going accepts that")
+        refused = counted(len(dataset.info.refused), "refused input")
+        raise UserError(f"{output}: {refused} (the index gives each reason), the others are prepared; --keep-going accepts that")
 
 
 @app.command(epilog="Example: cg-data merge dataset")
@@ -56,7 +57,7 @@ def merge(dataset: DatasetFolder) -> None:
     """Write the index of a dataset prepared in shares."""
     from cg_data.pipeline import merge as run
 
-    typer.echo(f"{dataset}: {len(run(dataset).domains)} domains")
+    typer.echo(f"{dataset}: {counted(len(run(dataset).domains), 'domain')}")
 
 
 @app.command(epilog="Example: cg-data inspect dataset --plots dataset.png")
@@ -99,7 +100,7 @@ def to_npz(
     from cg_data.npz import to_npz as run
     from cg_data.store import open_dataset
 
-    typer.echo(f"{output}: {len(run(open_dataset(dataset), output, per_domain))} files")
+    typer.echo(f"{output}: {counted(len(run(open_dataset(dataset), output, per_domain)), 'file')}")
 
 
 @app.command("from-npz", epilog="Example: cg-data from-npz dataset.npz -o dataset temperature_kelvin=348")
@@ -116,7 +117,7 @@ def from_npz(
     files = [text for text in inputs if not _is_override(text)]
     dataset = run(files, output, options.temperature_kelvin, options.split)
     options.save(output / "config.yaml")
-    typer.echo(f"{output}: {len(dataset.domains)} domains")
+    typer.echo(f"{output}: {counted(len(dataset.domains), 'domain')}")
 
 
 @app.command("mean-force", epilog="Example: cg-data mean-force dataset -o mean-forces frames=24 sampling.relative_error=0.1 --workers 2")
@@ -143,7 +144,7 @@ def mean_force(
     for domain in dataset.domains:
         typer.echo(f"{domain}: {dataset.domain(domain).notes[-1]}")
     if dataset.info.refused:
-        raise UserError(f"{output}: {len(dataset.info.refused)} domains were refused, the others are made; see the reasons above")
+        raise UserError(f"{output}: {counted(len(dataset.info.refused), 'refused domain')}, the others are made; see the reasons above")
 
 
 @app.command(epilog="Example: cg-data template > prepare.yaml")

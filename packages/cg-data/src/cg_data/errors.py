@@ -1,4 +1,4 @@
-"""The one exception a user can cause."""
+"""The one exception a user can cause, and how messages count."""
 
 
 class UserError(Exception):
@@ -13,3 +13,8 @@ def require(condition: bool, message: str) -> None:
     """Raise `UserError(message)` unless `condition` holds."""
     if not condition:
         raise UserError(message)
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number with its noun: `1 domain`, `2 domains`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from cg_data.atomic import atomic_file
-from cg_data.errors import UserError
+from cg_data.errors import UserError, counted
 from cg_data.geometry import angles_radian, bonds_angstrom, dihedrals_radian, neighbour_counts
+from cg_data.records import DomainRecord
 from cg_data.split import SPLITS
 from cg_data.store import Dataset
 from cg_data.topology import bonded_tuples
@@ -18,6 +19,9 @@ MAX_DOMAINS = 200
 MAX_FRAMES = 50
 """Domains and frames of each that geometry is measured on, evenly spaced; counts are of everything."""
 MAX_ROWS = 30
+MAX_NAMED = 16
+"""Domains named one by one in plots."""
+COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44")
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def describe(dataset: Dataset, measured: Measurements) -> str:
     records = [dataset.domain(domain) for domain in dataset.domains]
     n_residues = [len(set(r.residue_numbers)) for r in records]
     lines = [
-        f"{dataset.path}: {len(records)} domains, {sum(r.n_frames for r in records)} frames, beads '{info.mapping}', "
+        f"{dataset.path}: {counted(len(records), 'domain')}, {counted(sum(r.n_frames for r in records), 'frame')}, beads '{info.mapping}', "
         f"{len(info.species_names)} species, {'with' if info.has_forces else 'without'} forces",
         f"residues per domain: {min(n_residues, default=0)} to {max(n_residues, default=0)}",
         "",
@@ -111,41 +115,116 @@ def plot(dataset: Dataset, measured: Measurements, path: Path | str) -> None:
     path = Path(path)
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"{path}: expected a name ending in .png, .pdf or .svg")
-    figure = Figure(figsize=(11, 8), layout="constrained")
+    figure = Figure(figsize=(14, 11), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 3)
-    panels = (
-        (axes[0, 0], measured.bonds, "CA-CA bond (A)"),
-        (axes[0, 1], measured.angles, "angle (degree)"),
-        (axes[0, 2], measured.dihedrals, "dihedral (degree)"),
-        (axes[1, 0], measured.forces, "bead force component (kcal/mol/A)"),
+    axes = figure.subplots(3, 3)
+    records = [dataset.domain(domain) for domain in dataset.domains]
+    _plot_frames(axes[0, 0], dataset, records)
+    _plot_residues(axes[0, 1], records)
+    _plot_rejected(axes[0, 2], dataset, records)
+    _plot_histogram(axes[1, 0], measured.bonds, "distance of bonded beads", "A")
+    _plot_histogram(axes[1, 1], measured.angles, "angle of three beads along the chain", "degree")
+    _plot_histogram(axes[1, 2], measured.dihedrals, "dihedral of four beads along the chain", "degree")
+    _plot_histogram(axes[2, 0], measured.forces, "component of the force on a bead", "kcal/mol/A")
+    _plot_neighbours(axes[2, 1], measured)
+    _plot_scores(axes[2, 2], dataset)
+    figure.suptitle(
+        f"{dataset.path.name}: {counted(len(records), 'domain')}, {counted(sum(r.n_frames for r in records), 'frame')}, "
+        f"beads '{dataset.info.mapping}'"
     )
-    for axis, values, label in panels:
-        axis.hist(values, bins=80, density=True, color="#4477aa")
-        axis.set_xlabel(label)
-        axis.set_yticks([])
-    for cutoff, counts in measured.neighbours.items():
-        axes[1, 1].hist(counts, bins=np.arange(counts.max(initial=0) + 2) - 0.5, histtype="step", density=True, label=f"{cutoff:g} A")
-    axes[1, 1].set_xlabel("neighbours of a bead within")
-    axes[1, 1].set_yticks([])
-    axes[1, 1].legend()
-    _plot_scores(axes[1, 2], dataset)
-    figure.suptitle(f"{dataset.path.name}: {len(dataset.domains)} domains")
     with atomic_file(path) as aside:
-        figure.savefig(aside, format=path.suffix[1:], dpi=120)
+        figure.savefig(aside, format=path.suffix[1:], dpi=110)
+
+
+def _plot_frames(axis: Any, dataset: Dataset, records: list[DomainRecord]) -> None:
+    """Draw frames per temperature, stacked by split."""
+    temperatures = dataset.info.temperatures_kelvin
+    bottom = np.zeros(len(temperatures))
+    total = np.array(
+        [sum(t.n_frames for r in records for t in r.trajectories if t.temperature_kelvin == kelvin) for kelvin in temperatures]
+    )
+    labels = [f"{kelvin:g}" for kelvin in temperatures]
+    for split, color in zip(SPLITS, COLORS, strict=False):
+        counts = np.array([_frames_of(records, split, kelvin) for kelvin in temperatures])
+        if counts.any():
+            axis.bar(labels, counts, bottom=bottom, label=split.replace("_", " "), color=color)
+            bottom += counts
+    if (total > bottom).any():
+        axis.bar(labels, total - bottom, bottom=bottom, label="gap, in no split", color="#dddddd")
+    axis.set(title="frames per temperature", xlabel="temperature (K)", ylabel="frames", ylim=(0, 1.45 * max(total, default=1)))
+    axis.legend(fontsize="small", ncols=2, loc="upper center")
+
+
+def _frames_of(records: list[DomainRecord], split: str, kelvin: float) -> int:
+    ranges = [t.segments[split] for r in records for t in r.trajectories if t.temperature_kelvin == kelvin and split in t.segments]
+    return sum(stop - start for start, stop in ranges)
+
+
+def _plot_residues(axis: Any, records: list[DomainRecord]) -> None:
+    """Draw the sizes of domains: one by one where they are few."""
+    sizes = [len(set(r.residue_numbers)) for r in records]
+    if len(records) <= MAX_NAMED:
+        axis.bar([r.domain for r in records], sizes, color=COLORS[0])
+        axis.tick_params(axis="x", rotation=60)
+        axis.set(title="residues of each domain", ylabel="residues")
+    else:
+        axis.hist(sizes, bins=40, color=COLORS[0])
+        axis.set(title="sizes of domains", xlabel="residues", ylabel="domains")
+
+
+def _plot_rejected(axis: Any, dataset: Dataset, records: list[DomainRecord]) -> None:
+    """Draw rejected frames by reason, and say how many inputs were refused."""
+    rejected, refused = dataset.info.rejected, counted(len(dataset.info.refused), "input")
+    axis.set(title=f"rejected frames by reason; {refused} refused")
+    if rejected:
+        bars = axis.barh([reason.replace("_", " ") for reason in rejected], list(rejected.values()), color=COLORS[0])
+        axis.bar_label(bars, padding=3)
+        axis.set(xlabel="frames")
+        axis.margins(x=0.15)
+    else:
+        axis.text(0.5, 0.5, "none: every frame passed", ha="center", va="center", transform=axis.transAxes)
+        axis.set(xticks=[], yticks=[])
+
+
+def _plot_histogram(axis: Any, values: np.ndarray, title: str, unit: str) -> None:
+    """Draw the distribution of values, with its mean and width."""
+    axis.set(title=title, xlabel=unit, ylabel="share of all", yticks=[])
+    if len(values):
+        axis.hist(values, bins=80, density=True, color=COLORS[0])
+        axis.set(xlabel=f"{unit}   (mean {values.mean():.4g}, standard deviation {values.std():.3g})")
+
+
+def _plot_neighbours(axis: Any, measured: Measurements) -> None:
+    """Draw how many beads are within each cutoff of a bead."""
+    for (cutoff, counts), color in zip(measured.neighbours.items(), COLORS, strict=False):
+        if len(counts):
+            label = f"{cutoff:g} A: mean {counts.mean():.1f}, largest {counts.max():.0f}"
+            axis.hist(
+                counts, bins=np.arange(counts.max() + 2) - 0.5, histtype="step", density=True, label=label, color=color, linewidth=1.5
+            )
+    axis.set(
+        title="neighbours of a bead within a cutoff", xlabel="neighbours (they size the edge budget)", ylabel="share of beads", yticks=[]
+    )
+    if axis.has_data():
+        axis.legend(fontsize="small")
 
 
 def _plot_scores(axis: Any, dataset: Dataset) -> None:
-    scores = [dataset.domain(domain).force_map for domain in _spread(dataset.domains, MAX_DOMAINS)]
-    for kind in ("slice", "uniform", "optimal", "optimal-local"):
-        values = [(i, record.scores[kind]) for i, record in enumerate(scores) if kind in record.scores]
+    """Draw the scores of each domain's maps, the one in use encircled."""
+    domains = _spread(dataset.domains, MAX_DOMAINS)
+    maps = [dataset.domain(domain).force_map for domain in domains]
+    for kind, color in zip(("slice", "uniform", "optimal", "optimal-local"), COLORS, strict=False):
+        values = [(i, record.scores[kind]) for i, record in enumerate(maps) if kind in record.scores]
         if values:
-            axis.plot(*np.transpose(values), ".", label=kind)
-    axis.set_yscale("log")
-    axis.set_xlabel("domain")
-    axis.set_ylabel("held-out mean square force (kcal/mol/A)$^2$")
-    if axis.has_data():
-        axis.legend()
+            axis.plot(*np.transpose(values), "o", markersize=5, label=kind, color=color)
+    used = [(i, record.scores[record.kind]) for i, record in enumerate(maps) if record.kind in record.scores]
+    if used:
+        axis.plot(*np.transpose(used), "o", markersize=11, fillstyle="none", color="black", label="in use")
+        axis.legend(fontsize="small")
+        axis.set_ylim(bottom=0)
+    if len(domains) <= MAX_NAMED:
+        axis.set_xticks(range(len(domains)), domains, rotation=60)
+    axis.set(title="noise left by each force map (lower is better)", ylabel="held-out mean square\nforce (kcal/mol/A)$^2$")
 
 
 def _spread(items: tuple[str, ...] | np.ndarray, most: int) -> np.ndarray:
