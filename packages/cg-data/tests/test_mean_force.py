@@ -3,7 +3,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import openmm
 import pytest
 from scipy.sparse import csr_array
 
@@ -21,6 +20,7 @@ from cg_data.store import open_dataset
 from cg_data.units import thermal_energy
 from cg_data.verify import verify
 
+openmm = pytest.importorskip("openmm")
 SPRING = 418.4
 """kJ/mol/nm^2 of 1 kcal/mol/angstrom^2."""
 SHORT = SamplingConfig(min_ps=1.6, max_ps=1.6, equilibration_ps=0.2)
