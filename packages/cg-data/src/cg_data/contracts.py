@@ -29,7 +29,7 @@ def contract(cls: Contract) -> Contract:
     return chex.dataclass(cls, frozen=True, mappable_dataclass=False)
 
 
-PER_FRAME = ("positions", "forces", "temperature", "trajectory", "weight", "force_error")
+PER_FRAME = ("positions", "forces", "temperature", "trajectory", "weight", "force_error", "energy", "cell", "stress")
 """The arrays of `BeadFrames` whose first axis counts frames."""
 
 
@@ -46,6 +46,11 @@ class BeadFrames:
     trajectory       [n_frames] int32, one value per trajectory of the domain
     weight           [n_frames] float32 above 0, the frame's weight in losses and averages; None: all are 1
     force_error      [n_frames, n_beads, 3] float32, standard error of `forces`, kcal/mol/angstrom; None where it is not known
+    energy           [n_frames] float64, kcal/mol, NaN for a frame without; None where there are none (energies of coarse beads are
+                     free energies, which simulations do not give)
+    cell             [n_frames, 3, 3] float32, angstrom, rows are the vectors of a periodic cell; None in free space
+    stress           [n_frames, 6] float32, kcal/mol/angstrom^3, xx yy zz yz xz xy, (dE/dstrain)/volume as in ASE, NaN for a frame
+                     without; needs `cell`
     """
 
     positions: Array
@@ -57,6 +62,9 @@ class BeadFrames:
     trajectory: Array
     weight: Array = None
     force_error: Array = None
+    energy: Array = None
+    cell: Array = None
+    stress: Array = None
 
     @property
     def n_frames(self) -> int:
@@ -100,7 +108,21 @@ class BeadFrames:
             raise UserError(f"{where}: weight must be above 0; smallest is {np.min(self.weight)}: leave such frames out")
         if self.force_error is not None and not (np.asarray(self.force_error) >= 0).all():
             raise UserError(f"{where}: force_error must not be negative; smallest is {np.min(self.force_error)}")
+        self._check_cell_and_labels(where)
         return self
+
+    def _check_cell_and_labels(self, where: str) -> None:
+        n_frames = self.positions.shape[0]
+        if self.energy is not None:
+            _check_shape(self.energy, (n_frames,), np.float64, f"{where}: energy")
+        if self.cell is not None:
+            _check_shape(self.cell, (n_frames, 3, 3), np.float32, f"{where}: cell")
+            if not (np.abs(np.linalg.det(np.asarray(self.cell, np.float64))) > 0).all():
+                raise UserError(f"{where}: cell: expected three independent vectors in every frame: give no cell for free space")
+        if self.stress is not None:
+            _check_shape(self.stress, (n_frames, 6), np.float32, f"{where}: stress")
+            if self.cell is None:
+                raise UserError(f"{where}: stress without cell: expected both or none")
 
 
 @contract

@@ -4,7 +4,7 @@
       dataset.json                 index: version, units, species, options, one entry per domain with its record's checksum
       domains/<domain>/domain.json the domain's record, with the checksums of its arrays
       domains/<domain>/*.npy       positions, forces, species, residue_index, chain_index, temperature, trajectory, source_frame,
-                                   and where there are any, weight and force_error
+                                   and where there are any, weight, force_error, energy, cell, stress
 
 A domain's folder appears complete or not at all, and the index is made from the folders: writers of different domains do not
 meet, an interrupted preparation continues with what is missing, and the bytes depend on the input and the options alone.
@@ -28,7 +28,7 @@ from cg_data.records import DATASET_VERSION, DatasetInfo, DomainEntry, DomainRec
 from cg_data.split import SPLITS, Segments, SplitConfig, assign_segments, check_segments, is_held_out, read_superfamilies
 
 ARRAYS = ("positions", "forces", "species", "residue_index", "chain_index", "temperature", "trajectory", "source_frame")
-OPTIONAL_ARRAYS = ("weight", "force_error")
+OPTIONAL_ARRAYS = ("weight", "force_error", "energy", "cell", "stress")
 """Written only where a domain has them; its record's checksums tell."""
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)

@@ -35,6 +35,35 @@ def neighbour_edges(positions: Array, cutoff: float) -> tuple[np.ndarray, np.nda
     return senders[order].astype(np.int32), receivers[order].astype(np.int32)
 
 
+def periodic_edges(positions: Array, cutoff: float, cell: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (senders, receivers [n_edges] int32, shifts [n_edges, 3] float64 angstrom): every ordered pair of images closer than
+    `cutoff` angstrom in a periodic cell.
+
+    positions [n_beads, 3] angstrom, inside the cell or not; cell [3, 3], rows are its vectors, of any shape and size: a bead sees
+    images of itself where the cutoff reaches them. The vector of an edge is positions[receiver] - positions[sender] + shift.
+    """
+    positions, cell = np.asarray(positions, np.float64), np.asarray(cell, np.float64)
+    inverse = np.linalg.inv(cell)
+    wraps = np.floor(positions @ inverse)
+    wrapped = positions - wraps @ cell
+    # As many cells each way as the cutoff spans, in units of the distance between opposite faces.
+    reach = np.ceil(cutoff * np.linalg.norm(inverse, axis=0)).astype(int)
+    images = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), -1).reshape(-1, 3)
+    copies = (wrapped[None] + (images @ cell)[:, None]).reshape(-1, 3)
+    near = (copies > wrapped.min(axis=0) - cutoff).all(axis=1) & (copies < wrapped.max(axis=0) + cutoff).all(axis=1)
+    kept = np.flatnonzero(near)
+    found = cKDTree(wrapped).query_ball_tree(cKDTree(copies[kept]), cutoff)
+    receivers = np.repeat(np.arange(len(positions)), [len(row) for row in found])
+    image, senders = np.divmod(kept[np.concatenate([np.asarray(row, np.int64) for row in found])], len(positions))
+    moved = images[image]
+    itself = (senders == receivers) & (moved == 0).all(axis=1)
+    senders, receivers, moved = senders[~itself], receivers[~itself], moved[~itself]
+    order = np.lexsort((*moved.T, senders, receivers))
+    senders, receivers, moved = senders[order], receivers[order], moved[order]
+    shifts = (wraps[senders] - wraps[receivers] - moved) @ cell
+    return senders.astype(np.int32), receivers.astype(np.int32), shifts
+
+
 def frame_graph(positions: Array, species: Array, residue_index: Array, chain_index: Array, cutoff: float) -> BeadGraph:
     """Return the unpadded `BeadGraph` of one frame in free space.
 
