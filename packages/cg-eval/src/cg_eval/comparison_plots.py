@@ -87,13 +87,13 @@ def plot_contacts(comparison: "Comparison", path: Path) -> None:
     figure.colorbar(image, ax=axes[0, 0], shrink=0.8).set_label("fraction of frames within 8 A", fontsize=9)
     change = contacts.model - contacts.reference
     image = axes[0, 1].imshow(change, origin="lower", cmap="RdGy", vmin=-1, vmax=1, extent=extent)
-    strong = np.argwhere(np.triu(np.abs(change) > 0.5)) + 1
+    strong = np.argwhere(np.triu(np.abs(change) > 0.25)) + 1
     if len(strong):
         signs = change[strong[:, 0] - 1, strong[:, 1] - 1] > 0
         for chosen, marker in ((signs, "+"), (~signs, "_")):
             axes[0, 1].plot(strong[chosen, 1], strong[chosen, 0], marker, color="black", markersize=3)
     axes[0, 1].set_title(f"model - reference: mean |difference| {contacts.deviation:.3f}, noise {contacts.noise:.3f}", fontsize=9)
-    figure.colorbar(image, ax=axes[0, 1], shrink=0.8).set_label("difference (+ or - beyond 0.5)", fontsize=9)
+    figure.colorbar(image, ax=axes[0, 1], shrink=0.8).set_label("difference (+ or - beyond 0.25)", fontsize=9)
     for axis in axes[0]:
         axis.set_xlabel("residue", fontsize=9)
         axis.set_ylabel("residue", fontsize=9)

@@ -189,7 +189,9 @@ def evaluate_ensemble(
     binned = np.array([[variance[members_].mean(), squared[members_].mean()] for members_ in ordered]).T
     counts = np.array([len(members_) for members_ in ordered])
     design = np.stack([binned[0], np.ones(len(counts))], axis=1)
-    slope, offset = np.linalg.lstsq(design, binned[1], rcond=None)[0]
+    # The scatter of a mean of squares is proportional to it: relative deviations count alike.
+    scale = np.maximum(binned[1], 1e-12 * max(binned[1].max(), 1e-300))
+    slope, offset = np.linalg.lstsq(design / scale[:, None], binned[1] / scale, rcond=None)[0]
     pairs = np.array([[frame.uncertainty, frame.error] for frame in frames])
     varies = len(pairs) > 2 and bool((pairs.std(axis=0) > 0).all())
     return EnsembleReport(

@@ -1,5 +1,6 @@
 """Figures, legible in grey: lines differ by dash, marks by shape; axes carry units and titles the numbers of frames."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from cg_eval.simulation import Simulation
 
 COLOURS = ("#0b3c5d", "#d1495b", "#7f8c8d", "#2e8b57")
+CHARACTERS_PER_INCH = 13
+"""Of a caption."""
 DASHES = ("-", "--", ":", "-.")
 LABELS = {
     "bond": "bond / A",
@@ -47,7 +50,7 @@ def new_figure(rows: int, columns: int, width: float = 3.4, height: float = 2.8)
 
 def finish(figure: Any, path: Path, caption: str, size: int = 9) -> None:
     """Write a figure as PNG to `path` and as PDF beside it, under a caption that says how many frames and trajectories."""
-    figure.suptitle(caption, fontsize=size)
+    figure.suptitle(textwrap.fill(caption, int(CHARACTERS_PER_INCH * figure.get_size_inches()[0])), fontsize=size)
     figure.savefig(path)
     figure.savefig(path.with_suffix(".pdf"))
 
