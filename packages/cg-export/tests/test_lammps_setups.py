@@ -30,14 +30,12 @@ def _bundle_energy_and_forces(bundle: Bundle, system: System) -> tuple[np.ndarra
     return np.asarray(energies), np.asarray(forces)
 
 
-@pytest.mark.parametrize(("ranks", "threads", "box"), [(1, 2, None), (2, 1, 100.0)])
+@pytest.mark.parametrize(("ranks", "box"), [(1, None), (2, 100.0)])
 def test_native_priors_and_the_network_equal_the_bundle(
-    ranks: int, threads: int, box: float | None, bundle: Bundle, write: Callable[..., Path], chain_system: Callable[..., System]
+    ranks: int, box: float | None, bundle: Bundle, write: Callable[..., Path], chain_system: Callable[..., System]
 ) -> None:
     system = chain_system([16, 9], seed=11)
-    openmp = f"package omp {threads}\nsuffix omp\nunits           real"
-    replacements = {RUN: DUMP + "run 0\n"} | ({"units           real": openmp} if threads > 1 else {})
-    folder = write(system, replacements, bundle, ensemble="nve", priors="native", box_angstrom=box)
+    folder = write(system, {RUN: DUMP + "run 0\n"}, bundle, ensemble="nve", priors="native", box_angstrom=box)
     run = run_lammps(folder, ranks=ranks)
     found = read_dump(folder / "forces.dump", ["c_energy", "fx", "fy", "fz"])[-1][1]
     energies, forces = _bundle_energy_and_forces(bundle, system)
