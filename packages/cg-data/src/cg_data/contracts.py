@@ -12,6 +12,7 @@ import chex
 import numpy as np
 
 from cg_data.errors import UserError
+from cg_data.mapped import first_not_finite
 
 Array = Any
 """A NumPy or JAX array (or a tracer of one)."""
@@ -99,8 +100,8 @@ class BeadFrames:
                 raise UserError(f"{where}: force_error without forces: expected both or none")
         for name in ("positions", "forces", "temperature", "weight", "force_error"):
             values = getattr(self, name)
-            if values is not None and not np.isfinite(values).all():
-                frame = int(np.argwhere(~np.isfinite(np.asarray(values)))[0][0])
+            frame = None if values is None else first_not_finite(values)
+            if frame is not None:
                 raise UserError(f"{where}: {name} must be finite; frame {frame} is not: remove it and prepare again")
         if n_frames and not (np.asarray(self.temperature) > 0).all():
             raise UserError(f"{where}: temperature must be above 0 K; smallest is {np.min(self.temperature)}")
