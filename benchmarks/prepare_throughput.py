@@ -1,12 +1,13 @@
 """Throughput and peak memory of `cg-data prepare`, as a fraction of a bare h5py read of the same bytes.
 
 The domain is made of copies of a shipped protein side by side, each copy in frames of its own, so that bonds, chains and forces are
-real. Prints, for the slice and the optimal map, seconds of the bare read over seconds of `prepare` (one process, one thread; processor
-time, so that other programs on the machine do not matter), the peak resident memory of the process, and the speed-up in elapsed time by
-`--workers` over several such domains.
+real. Prints, for the slice and the optimal map, seconds of the bare read over seconds of `prepare` (one process, one thread): of
+processor time, so that other programs on the machine do not matter, and of elapsed time; the peak resident memory of the process; and
+the speed-up in elapsed time by `--workers` over several such domains. `--layout contiguous` writes frames as the generator of mdCATH
+does, not compressed; `--cold` has the file read from the disk each time, not from the system's cache.
 
     uv run benchmarks/prepare_throughput.py                                          # 2,400 atoms x 4 trajectories x 100 frames
-    uv run benchmarks/prepare_throughput.py --atoms 8000 --trajectories 25 --frames 450
+    uv run benchmarks/prepare_throughput.py --atoms 8000 --trajectories 25 --frames 450 --workers 0 --folder kept
 """
 
 import argparse
@@ -25,8 +26,8 @@ SPACING_ANGSTROM = 60.0
 ONE_CORE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
 
 
-def write_domain(path: Path, domain: str, n_atoms: int, n_trajectories: int, n_frames: int) -> int:
-    """Write a file in mdCATH layout; return its number of atoms."""
+def write_domain(path: Path, domain: str, n_atoms: int, n_trajectories: int, n_frames: int, layout: str) -> None:
+    """Write a file in mdCATH layout."""
     with h5py.File(SOURCE) as source:
         group = source["1yrfA00"]
         atoms = {name: group[name][()] for name in ("element", "resname", "resid", "z")}
@@ -44,8 +45,14 @@ def write_domain(path: Path, domain: str, n_atoms: int, n_trajectories: int, n_f
         for trajectory in range(n_trajectories):
             run = target.create_group(f"{(320, 348, 379, 413, 450)[trajectory % 5]}/{trajectory // 5}")
             shape = (n_frames, copies * len(lines), 3)
-            options = {"dtype": "f4", "compression": "gzip", "compression_opts": 1, "shuffle": True, "chunks": (min(50, n_frames), 1000, 3)}
-            arrays = {name: run.create_dataset(name, shape, **options) for name in frames}
+            compressed = {
+                "compression": "gzip",
+                "compression_opts": 1,
+                "shuffle": True,
+                "chunks": (min(50, n_frames), min(1000, copies * len(lines)), 3),
+            }
+            options = compressed if layout == "gzip" else {}
+            arrays = {name: run.create_dataset(name, shape, "f4", **options) for name in frames}
             for copy in range(copies):
                 chosen = random.integers(len(frames["coords"]), size=n_frames)
                 atoms_here = slice(copy * len(lines), (copy + 1) * len(lines))
@@ -53,20 +60,26 @@ def write_domain(path: Path, domain: str, n_atoms: int, n_trajectories: int, n_f
                 arrays["coords"][:, atoms_here] = frames["coords"][chosen] + shift
                 arrays["forces"][:, atoms_here] = frames["forces"][chosen]
             run.create_dataset("box", data=np.eye(3, dtype="f4") * 100)
-    return copies * len(lines)
 
 
-def bare_read(path: Path) -> float:
-    """Return processor seconds to read coords and forces of all trajectories, in blocks, and drop them."""
-    start = time.process_time()
+def bare_read(path: Path) -> tuple[float, float, int]:
+    """Read coords and forces of all trajectories, in blocks, and drop them; return processor seconds, elapsed seconds, bytes."""
+    start, used, n_bytes = time.perf_counter(), time.process_time(), 0
     with h5py.File(path) as file:
         (group,) = file.values()
         for replicas in group.values():
             for run in replicas.values() if isinstance(replicas, h5py.Group) else ():
                 for name in ("coords", "forces"):
                     for frame in range(0, len(run[name]), 50):
-                        run[name][frame : frame + 50]
-    return time.process_time() - start
+                        n_bytes += run[name][frame : frame + 50].nbytes
+    return time.process_time() - used, time.perf_counter() - start, n_bytes
+
+
+def drop_from_cache(path: Path) -> None:
+    """Have the system forget a file's content, so that it is read from the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def prepare(inputs: list[Path], output: Path, *options: str) -> tuple[float, float, float]:
@@ -91,30 +104,59 @@ def main() -> None:
     parser.add_argument("--atoms", type=int, default=2400)
     parser.add_argument("--trajectories", type=int, default=4)
     parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--layout", choices=("gzip", "contiguous"), default="gzip")
+    parser.add_argument("--cold", action="store_true", help="read from the disk, not from the system's cache")
     parser.add_argument("--workers", type=int, default=2, help="processes of the scaling run over as many domains; 0 skips it")
+    parser.add_argument("--folder", type=Path, help="keep the files here, and use those that are here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = folder / "mdcath_dataset_1bigA00.h5"
-        n_atoms = write_domain(path, "1bigA00", arguments.atoms, arguments.trajectories, arguments.frames)
-        n_frames = arguments.trajectories * arguments.frames
-        megabytes = n_atoms * n_frames * 24 / 1e6
-        print(f"{n_atoms} atoms x {n_frames} frames: {megabytes:.0f} MB of positions and forces, {path.stat().st_size / 1e6:.0f} MB file")
-        read = min(bare_read(path), bare_read(path))
-        print(f"bare h5py read           {read:8.1f} s  {megabytes / read:7.0f} MB/s")
-        for kind in ("slice", "optimal"):
-            seconds, _, peak = prepare([path], folder / kind, f"force_map.kind={kind}")
-            speed = f"{megabytes / seconds:7.0f} MB/s  {read / seconds:5.2f} of the read"
-            print(f"prepare, {kind:15s} {seconds:8.1f} s  {speed}  peak {peak:.0f} MB", flush=True)
+        kept = arguments.folder or folder
+        kept.mkdir(parents=True, exist_ok=True)
+        measure_one(arguments, kept, folder)
         if arguments.workers > 1:
-            files = []
-            for i in range(2 * arguments.workers):
-                files.append(folder / f"mdcath_dataset_{i}bigA00.h5")
-                write_domain(files[-1], f"{i}bigA00", arguments.atoms, arguments.trajectories, arguments.frames)
-            _, alone, _ = prepare(files, folder / "alone")
-            _, together, _ = prepare(files, folder / "together", f"workers={arguments.workers}")
-            workers = f"{together:.1f} s with {arguments.workers} workers"
-            print(f"{len(files)} domains: {alone:.1f} s alone, {workers}: {alone / together:.2f} times")
+            measure_workers(arguments, kept, folder)
+
+
+def made(arguments: argparse.Namespace, kept: Path, number: int) -> Path:
+    """Return the file of one domain, made where it is not there."""
+    path = kept / f"mdcath_dataset_{number}bigA00.h5"
+    if not path.exists():
+        write_domain(path, f"{number}bigA00", arguments.atoms, arguments.trajectories, arguments.frames, arguments.layout)
+    return path
+
+
+def measure_one(arguments: argparse.Namespace, kept: Path, folder: Path) -> None:
+    """Print the fractions of one domain."""
+    path = made(arguments, kept, 1)
+
+    def fresh() -> None:
+        if arguments.cold:
+            drop_from_cache(path)
+
+    fresh()
+    first = bare_read(path)
+    fresh()
+    used, elapsed, n_bytes = min(first, bare_read(path))
+    megabytes = n_bytes / 1e6
+    print(f"{megabytes:.0f} MB of positions and forces, {path.stat().st_size / 1e6:.0f} MB file, {arguments.layout}")
+    print(f"bare h5py read          processor {used:6.2f} s        elapsed {elapsed:6.2f} s        {megabytes / used:6.0f} MB/s")
+    for kind in ("slice", "optimal"):
+        fresh()
+        ours, ours_elapsed, peak = prepare([path], folder / kind, f"force_map.kind={kind}")
+        print(
+            f"prepare, {kind:14s} processor {ours:6.2f} s ({used / ours:.2f}) elapsed {ours_elapsed:6.2f} s ({elapsed / ours_elapsed:.2f}) "
+            f"{megabytes / ours:6.0f} MB/s, peak {peak:.0f} MB",
+            flush=True,
+        )
+
+
+def measure_workers(arguments: argparse.Namespace, kept: Path, folder: Path) -> None:
+    """Print the speed-up by several processes over several domains."""
+    files = [made(arguments, kept, i) for i in range(1, 2 * arguments.workers + 1)]
+    _, alone, _ = prepare(files, folder / "alone")
+    _, together, _ = prepare(files, folder / "together", f"workers={arguments.workers}")
+    print(f"{len(files)} domains: {alone:.1f} s alone, {together:.1f} s with {arguments.workers} workers: {alone / together:.2f} times")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -309,21 +311,51 @@ def test_shares_merged_equal_one_run_and_so_do_workers(corpus, tmp_path):
 
 def test_a_run_killed_at_any_moment_continues_to_the_same_bytes(corpus, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [sys.executable, "-m", "cg_data.cli", "prepare", str(corpus), "-o"]
-    subprocess.run([*command, whole], check=True, capture_output=True)
+    prepare(options(corpus), whole)
+    command = [sys.executable, "-m", "cg_data.cli", "prepare", str(corpus), "-o", killed]
     n_kills = 0
-    for n_domains in (0, 1, 2):
-        process = subprocess.Popen([*command, killed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # The first kill comes while the first domain is being written, the others right after one has appeared.
+    for n_domains in (0, 1):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # The first kill comes while the first domain is being written, the other right after one has appeared.
         while process.poll() is None and len(list(killed.glob("domains/[!.]*" if n_domains else "domains/.*"))) < max(n_domains, 1):
             time.sleep(0.005)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             n_kills += 1
         process.wait()
-    subprocess.run([*command, killed], check=True, capture_output=True)
+    prepare(options(corpus), killed)
     assert n_kills >= 1
     assert tree(killed) == tree(whole)
+
+
+def test_writers_of_the_same_data_set_at_the_same_time_leave_what_one_would(corpus, tmp_path):
+    prepare(options(corpus), tmp_path / "alone")
+    out, start = tmp_path / "together", threading.Barrier(4)
+
+    def write(share):
+        start.wait()
+        return prepare(options(corpus, share=[share, 2] if share < 2 else [0, 1]), out).domains
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(write, (0, 1, 2, 3)))
+    assert results[2:] == [("1aaaA00", "2bbbA00", "3cccA00")] * 2
+    assert verify(out) == []
+    assert tree(out) == tree(tmp_path / "alone")
+
+
+def test_a_changed_table_of_superfamilies_moves_its_domains_and_a_leak_is_an_error(corpus, tmp_path):
+    table, out = tmp_path / "cath.csv", tmp_path / "out"
+    changed = options(corpus, split={"superfamilies": str(table), "held_out_domains": ["1aaaA00"]})
+    table.write_text("1aaaA00,1.10.8.10\n2bbbA00,1.10.8.10\n3cccA00,3.40.50.300\n")
+    assert sorted(prepare(changed, out).split("held_out_domains")) == ["1aaaA00", "2bbbA00"]
+    table.write_text("1aaaA00,1.10.8.10\n2bbbA00,2.60.40.10\n3cccA00,1.10.8.10\n")
+    dataset = prepare(changed, out)
+    assert sorted(dataset.split("held_out_domains")) == ["1aaaA00", "3cccA00"]
+    assert verify(out) == []
+    record = out / "domains" / "2bbbA00" / "domain.json"
+    record.write_text(record.read_text().replace("2.60.40.10", "1.10.8.10"))
+    with pytest.raises(UserError, match=r"domain 2bbbA00: in training, but its superfamily 1.10.8.10 is held out: prepare again"):
+        merge(out)
 
 
 def test_a_half_written_domain_is_removed_and_written_again(corpus, tmp_path):

@@ -27,8 +27,10 @@ from cg_data.errors import UserError, require
 from cg_data.mapping import species_names_of
 from cg_data.mdcath import MdcathFile, open_mdcath
 from cg_data.select import wanted_domains
+from cg_data.split import is_held_out, read_superfamilies
 from cg_data.store import Dataset, DomainData, open_dataset, read_record, write_domain, write_index
 from cg_data.trajectory_formats import DescribedFile, open_described
+from cg_data.verify import superfamily_leaks
 
 logger = logging.getLogger("cg_data")
 
@@ -76,6 +78,8 @@ def merge(output: Path | str) -> Dataset:
     config = PrepareConfig.load(output / "config.yaml")
     # Held while the folders are read and the index is written: of several writers, the last one sees all domains.
     with hold(output, "index"):
+        leaks = superfamily_leaks([read_record(file) for file in sorted((output / "domains").glob("[!.]*/domain.json"))])
+        require(not leaks, f"{output}: {'; '.join(leaks)}: prepare again, with the table of superfamilies as it is now")
         refused = {file.stem: file.read_text().strip() for file in sorted((output / "refused").glob("*.txt"))}
         write_index(output, species_names_of(config.mapping), config.mapping.beads, options_of(config), refused)
     return open_dataset(output)
@@ -233,5 +237,14 @@ def _open(file: Path) -> contextlib.AbstractContextManager[MdcathFile | Describe
 
 
 def _fingerprint(file: str, n_bytes: int, domain: str, config: PrepareConfig) -> str:
-    identity = {"file": file, "bytes": n_bytes, "domain": domain, "options": options_of(config)}
+    superfamilies = read_superfamilies(config.split.superfamilies)
+    identity = {
+        "file": file,
+        "bytes": n_bytes,
+        "domain": domain,
+        "options": options_of(config),
+        # The table of superfamilies may change while its name does not.
+        "superfamily": superfamilies.get(domain),
+        "held_out": is_held_out(domain, config.split, superfamilies),
+    }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 
 import pydantic
@@ -90,7 +91,6 @@ def _blocks(length: int, test_fraction: float, config: SplitConfig) -> Segments:
     return {name: block for name, block in blocks.items() if block[1] > block[0]}
 
 
-@functools.lru_cache(maxsize=1)
 def read_superfamilies(path: str | None) -> dict[str, str]:
     """Return domain -> superfamily from a table of two columns (comma or white space); empty for None.
 
@@ -99,10 +99,16 @@ def read_superfamilies(path: str | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        with open(path) as file:
-            rows = [line.replace(",", " ").split() for line in file if line.strip() and not line.startswith("#")]
+        return _read_table(path, os.stat(path).st_mtime_ns)
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{path}: cannot read the table of superfamilies; expected lines of 'domain classification'") from None
+
+
+@functools.lru_cache(maxsize=1)
+def _read_table(path: str, changed_ns: int) -> dict[str, str]:
+    """Return the table as it was at a time of change: it is asked for once per domain."""
+    with open(path) as file:
+        rows = [line.replace(",", " ").split() for line in file if line.strip() and not line.startswith("#")]
     table = {}
     for row in rows:
         if len(row) < 2:

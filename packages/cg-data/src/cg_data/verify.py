@@ -37,7 +37,7 @@ def verify(path: Path | str) -> list[str]:
     present = {file.parent.name for file in (dataset.path / "domains").glob("[!.]*/domain.json")}
     for domain in sorted(present - set(dataset.info.domains)):
         problems.append(f"{dataset.path / 'domains' / domain}: not in the index; run cg-data merge")
-    return problems + _superfamily_leaks(records)
+    return problems + superfamily_leaks(records)
 
 
 def _damaged_files(folder: Path, record: DomainRecord) -> list[str]:
@@ -74,7 +74,8 @@ def _unsound(folder: Path, record: DomainRecord, dataset: Dataset) -> list[str]:
     return problems
 
 
-def _superfamily_leaks(records: list[DomainRecord]) -> list[str]:
+def superfamily_leaks(records: list[DomainRecord]) -> list[str]:
+    """Return one line per domain that is trained on although a relative is held out."""
     held_out = {record.superfamily for record in records if record.held_out} - {None}
     return [
         f"domain {record.domain}: in training, but its superfamily {record.superfamily} is held out"
