@@ -18,7 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from cg_data.contracts import Array, BeadGraph, Params
 from cg_data.topology import bonded_tuples
 
-EDGES_PER_CHUNK = 512
+EDGES_PER_CHUNK = 1536
 """Edges that a CPU works on at a time: beyond, the intermediate arrays of a network leave its second-level cache."""
 
 
