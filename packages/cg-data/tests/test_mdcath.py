@@ -20,13 +20,25 @@ def test_atoms_come_as_strings_and_the_caps_belong_to_the_outer_residues(chignol
     assert (atoms.find("CA", 6) >= 0).sum() == 10
 
 
-def test_a_calcium_ion_named_ca_is_no_residue(chignolin_file):
-    with open_mdcath(chignolin_file) as opened:
-        atoms = opened.source("5awlA00").atoms
-    numbers = atoms.atomic_numbers.copy()
-    numbers[atoms.find("CA", 6)[3]] = 20
-    atoms.atomic_numbers[:] = numbers
-    assert (atoms.find("CA", 6) >= 0).sum() == 9
+def test_a_calcium_ion_named_ca_is_no_residue(parts, write_mdcath, tmp_path):
+    anchor = np.flatnonzero(np.array(atom_names(parts)) == "CA")[3]
+    parts["atoms"]["z"][anchor] = 20
+    with pytest.raises(UserError, match="numResidues says 10, but 9 residues have a CA atom"):
+        run(write_mdcath(tmp_path / "calcium.h5", parts), tmp_path / "out")
+
+
+def atom_names(parts):
+    lines = parts["atoms"]["pdbProteinAtoms"].decode().splitlines()
+    return [line[12:16].strip() for line in lines if line.startswith("ATOM")]
+
+
+def test_lines_before_and_after_the_atoms_of_the_pdb_do_not_matter(parts, write_mdcath, tmp_path):
+    atoms = b"\n".join(line for line in parts["atoms"]["pdbProteinAtoms"].splitlines() if line.startswith(b"ATOM"))
+    header = b"REMARK CA CA CA\nCRYST1   90.000   90.000   90.000  90.00  90.00  90.00 P 1\nMODEL        1\n"
+    for i, text in enumerate((atoms, header + atoms, atoms + b"\nTER\nENDMDL\nEND\n\n", header + atoms + b"\nCONECT    1    2\nEND")):
+        parts["atoms"]["pdbProteinAtoms"] = text
+        dataset = run(write_mdcath(tmp_path / "lines.h5", parts), tmp_path / str(i), force_map={"kind": "slice"})
+        assert dataset.domain("5awlA00").residue_names[:4] == ("TYR", "TYR", "ASP", "PRO")
 
 
 def test_older_group_names_and_empty_replicas_are_read(parts, write_mdcath, tmp_path):
@@ -36,13 +48,14 @@ def test_older_group_names_and_empty_replicas_are_read(parts, write_mdcath, tmp_
         assert [(t.temperature_kelvin, t.replica, t.n_frames) for t in source.trajectories] == [(320.0, 2, 30), (348.0, 0, 30)]
 
 
-def test_units_are_not_needed_as_attributes(parts, write_mdcath, tmp_path):
+def test_units_are_taken_from_magnitudes_not_from_attributes(parts, write_mdcath, tmp_path):
     import h5py
 
     path = write_mdcath(tmp_path / "plain.h5", parts)
     with h5py.File(path, "a") as file:
         for name in ("coords", "forces"):
             del file["5awlA00/348/0"][name].attrs["unit"]
+        file["5awlA00/348/1/coords"].attrs["unit"] = "kcal/mol/Angstrom"
     assert run(path, tmp_path / "out").domain("5awlA00").n_frames == 60
 
 
@@ -152,10 +165,24 @@ def test_frames_are_filtered_by_radius_of_gyration_and_dssp(parts, write_mdcath,
     run_0["gyrationRadius"] = np.linspace(0.5, 0.8, 30)
     run_0["dssp"][:] = b" "
     run_0["dssp"][10:, :5] = b"E"
+    run_0["dssp"][25:, 6:9] = b"H"
     path = write_mdcath(tmp_path / "filters.h5", parts)
+    helical = run(path, tmp_path / "helical", select={"replicas": [0], "helix_fraction": [0.3, 1.0]})
+    assert helical.source_frame("5awlA00").tolist() == list(range(25, 30))
     select = {"replicas": [0], "gyration_radius_angstrom": [0.0, 7.0], "strand_fraction": [0.4, 1.0]}
     kept = run(path, tmp_path / "out", select=select).source_frame("5awlA00")
     assert kept.tolist() == list(range(10, 20))
+
+
+def test_temperatures_and_replicas_are_chosen_and_trajectories_may_differ_in_length(parts, write_mdcath, tmp_path):
+    first, second = parts["runs"]["348/0"], parts["runs"]["348/1"]
+    short = {name: values[:12] if len(values) == 30 else values for name, values in second.items()}
+    parts["runs"] = {"320/0": first, "320/1": short, "413/0": short, "450/1": first}
+    path = write_mdcath(tmp_path / "many.h5", parts)
+    select = {"temperatures_kelvin": [320, 413], "replicas": [0]}
+    trajectories = run(path, tmp_path / "out", select=select).domain("5awlA00").trajectories
+    assert [(t.temperature_kelvin, t.replica, t.n_frames) for t in trajectories] == [(320.0, 0, 30), (413.0, 0, 12)]
+    assert run(path, tmp_path / "all").domain("5awlA00").n_frames == 84
 
 
 def test_temperatures_that_are_not_there_are_refused(chignolin_file, tmp_path):
