@@ -73,14 +73,13 @@ def test_openmm_force_equals_the_bundle_in_kilojoules_and_nanometres(
 def test_jax_md_energy_equals_the_bundle_with_and_without_neighbour_lists(
     loaded: Artifact, system: System, expected: tuple[float, np.ndarray]
 ) -> None:
-    partition = pytest.importorskip("jax_md").partition
-    from jax_md import space
-
+    jax_md = pytest.importorskip("jax_md")
+    partition = jax_md.partition
     from cg_export.calculators.jax_md import jax_md_energy
 
     evaluate = jax.jit(jax.value_and_grad(jax_md_energy(loaded, system)))
     positions = jnp.asarray(system.positions)
-    displacement, _ = space.free()
+    displacement, _ = jax_md.space.free()
     # A neighbour list of free space needs a box for its bookkeeping only.
     for form in (None, partition.Dense, partition.Sparse):
         extra = {}

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cg_data.contracts import Array, BeadGraph
-from cg_export.artifact import Artifact, Errors, compare, export_artifact
+from cg_data.contracts import Array
+from cg_export.artifact import Artifact, compare, export_artifact
 from cg_export.lammps.run import read_dump, run_lammps
 from cg_export.lammps.system import System
 from cg_export.parity import lammps_forces
+from cg_models.backbones.painn.config import PainnConfig
 from cg_models.bundle import Bundle
 
 TOLERANCE = 1e-6
@@ -88,23 +89,12 @@ def test_copies_far_apart_have_the_energy_of_one_each(
     assert run_lammps(folder, ranks=2).thermo["PotEng"][0] == pytest.approx(3 * one, rel=TOLERANCE)
 
 
-def test_energies_that_see_two_cutoffs_far_are_right_across_ranks_and_boundaries(
-    bundle: Bundle, plugin: Path, tmp_path: Path, chain_system: Callable[..., System], monkeypatch: pytest.MonkeyPatch
+def test_message_passing_that_sees_two_cutoffs_far_is_right_across_ranks_and_boundaries(
+    plugin: Path, tmp_path: Path, chain_system: Callable[..., System], make_bundle: Callable[..., Bundle]
 ) -> None:
-    cutoff = bundle.cutoff_angstrom
-
-    def two_hops(graph: BeadGraph) -> Array:
-        """A message-passing toy: each bead sums over its neighbours what they sum over theirs."""
-        vectors = graph.positions[graph.receivers] - graph.positions[graph.senders]
-        squared = jnp.where(graph.edge_mask, jnp.sum(vectors**2, axis=1), cutoff**2)
-        weight = jnp.maximum(1 - squared / cutoff**2, 0.0) ** 2
-        near = jnp.zeros_like(graph.positions[:, 0]).at[graph.receivers].add(weight)
-        return jnp.zeros_like(near).at[graph.receivers].add(weight * near[graph.senders] ** 2)
-
-    monkeypatch.setattr("cg_export.artifact.graph_energy", lambda *_: two_hops)
-    monkeypatch.setattr("cg_export.artifact.self_test", lambda _: Errors(0.0, 0.0))
-    monkeypatch.setattr(Bundle, "receptive_field_angstrom", property(lambda _: 2 * cutoff))
-    export_artifact(bundle, tmp_path / "far", "float64", ladder=())
+    painn = PainnConfig(layers=2, num_features=4, num_radial=4, mlp_n_hidden=8)
+    manifest = export_artifact(make_bundle(None, mode="backbone", backbone=painn), tmp_path / "far", "float64", ladder=())
+    assert manifest.receptive_field_angstrom == 2 * manifest.cutoff_angstrom == 20.0
     system = chain_system([15, 15], seed=10)
     frames = system.positions[None] + np.array([[0.0, 0.0, 0.0], [50.0, 50.0, 50.0]])[:, None]
     loaded = Artifact(tmp_path / "far")
