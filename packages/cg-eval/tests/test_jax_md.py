@@ -45,4 +45,4 @@ def test_the_integrator_of_jax_md_keeps_the_energy_of_a_bundle(prior_bundle):
     state, first = advance(state, found)
     later, last = advance(state, found)
     assert np.abs(later.position - state.position).max() > 0.1
-    assert last == pytest.approx(first, abs=0.02)
+    assert float(last) == pytest.approx(float(first), abs=0.02)
