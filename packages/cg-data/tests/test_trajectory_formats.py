@@ -129,8 +129,10 @@ def write_topologies(chignolin_file, folder, analysis):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # MDAnalysis warns of what a topology lacks.
-@pytest.mark.parametrize("topology", ["top.pdb", "top.psf", "top.gro"])
-@pytest.mark.parametrize("trajectory", ["run.npz", "run.trr", "run.h5md"])
+@pytest.mark.parametrize(
+    ("topology", "trajectory"),
+    [("top.psf", "run.npz"), ("top.gro", "run.npz"), ("top.pdb", "run.trr"), ("top.psf", "run.trr"), ("top.gro", "run.h5md")],
+)
 def test_topologies_and_trajectories_through_mdanalysis_give_the_same_beads(
     described, chignolin_file, first_frames, tmp_path, topology, trajectory
 ):
