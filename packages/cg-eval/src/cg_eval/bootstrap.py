@@ -71,6 +71,8 @@ class Interval:
         return asdict(self)
 
     def __str__(self) -> str:
+        if self.n_blocks < 2:
+            return f"{self.estimate:.4g} [one block: none]"
         return f"{self.estimate:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 

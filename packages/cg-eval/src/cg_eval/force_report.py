@@ -70,6 +70,10 @@ class ForceSplit:
     excess: Mapping[str, Interval]
     samples: Mapping[str, np.ndarray]
 
+    def counted(self) -> str:
+        """Return how much was looked at, in words."""
+        return f"{self.n_frames} frames of {self.n_trajectories} {'trajectory' if self.n_trajectories == 1 else 'trajectories'}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, without the samples."""
         return {
@@ -89,7 +93,7 @@ class ForceSplit:
         """Return the split's result as text: the models side by side."""
         any_interval = next(iter(self.intervals.values()))["mse"]
         lines = [
-            f"{self.name}: {self.n_frames} frames of {self.n_trajectories} trajectories, {len(self.domains)} domains; "
+            f"{self.name}: {self.counted()}, {len(self.domains)} {'domain' if len(self.domains) == 1 else 'domains'}; "
             f"95 % intervals over trajectories, blocks of {any_interval.block_frames} frames",
             f"{'model':<10} {'MSE / (kcal/mol/A)^2':<26} {'RMSE':>7} {'MAE':>7} {'maximum':>8} {'Pearson':>8} {'R2':>7} {'cosine':>7}",
         ]

@@ -18,6 +18,7 @@ COLOURS = ("#0b3c5d", "#d1495b", "#7f8c8d", "#2e8b57")
 CHARACTERS_PER_INCH = 13
 """Of a caption."""
 DASHES = ("-", "--", ":", "-.")
+OUTLINES = (*COLOURS[:2], "black", COLOURS[3])
 LABELS = {
     "bond": "bond / A",
     "angle": "angle / rad",
@@ -98,7 +99,7 @@ def plot_force_scatter(split: "ForceSplit", path: Path) -> None:
         values = split.rows[model]["all"]
         axis.set_title(f"{model}: RMSE {values['rmse']:.2f}, r {values['pearson']:.3f}", fontsize=9)
         axis.set_aspect("equal")
-    finish(figure, path, f"{len(samples['reference'])} components of {split.n_frames} frames, {split.n_trajectories} trajectories")
+    finish(figure, path, f"{len(samples['reference'])} components of {split.counted()}")
 
 
 def plot_force_residuals(split: "ForceSplit", path: Path) -> None:
@@ -119,7 +120,7 @@ def plot_force_residuals(split: "ForceSplit", path: Path) -> None:
     for axis in axes[0]:
         axis.set_ylabel("density", fontsize=9)
         axis.legend(fontsize=8, frameon=False)
-    finish(figure, path, f"{split.n_frames} frames of {split.n_trajectories} trajectories; values beyond the range in the end bins")
+    finish(figure, path, f"{split.counted()}; values beyond the range in the end bins")
 
 
 def plot_force_groups(split: "ForceSplit", prefix: str, path: Path, label: str) -> None:
@@ -130,14 +131,14 @@ def plot_force_groups(split: "ForceSplit", prefix: str, path: Path, label: str) 
     axis, places = axes[0, 0], np.arange(len(groups))
     for number, model in enumerate(models):
         heights = [split.rows[model][group]["rmse"] for group in groups]
-        axis.plot(places, heights, marker="osv^D"[number], linestyle="none", color=COLOURS[number % 4], label=model, markersize=5)
+        axis.plot(places, heights, marker="osv^D"[number], linestyle="none", color=OUTLINES[number % 4], label=model, markersize=5)
     axis.set_xticks(places, [group.removeprefix(prefix) for group in groups], rotation=90 if len(groups) > 6 else 0)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.1 * max(split.rows[model][group]["rmse"] for model in models for group in groups))
     axis.set_xlabel(label, fontsize=9)
     axis.set_ylabel("RMSE / kcal/mol/A", fontsize=9)
     axis.grid(axis="y", linewidth=0.3)
     axis.legend(fontsize=8, frameon=False, ncols=len(models), loc="lower right")
-    finish(figure, path, f"{split.name}: {split.n_frames} frames of {split.n_trajectories} trajectories")
+    finish(figure, path, f"{split.name}: {split.counted()}")
 
 
 def plot_force_terms(split: "ForceSplit", path: Path) -> None:
@@ -153,7 +154,7 @@ def plot_force_terms(split: "ForceSplit", path: Path) -> None:
     for axis, label in zip(axes[0], ("rms force / kcal/mol/A", "MSE without the term / (kcal/mol/A)$^2$"), strict=True):
         axis.set_yticks(places, names)
         axis.set_xlabel(label, fontsize=9)
-    finish(figure, path, f"{split.name}: {split.n_frames} frames of {split.n_trajectories} trajectories")
+    finish(figure, path, f"{split.name}: {split.counted()}")
 
 
 def plot_calibration(report: "EnsembleReport", path: Path) -> None:
@@ -200,4 +201,12 @@ def plot_scaling(scaling: "Scaling", path: Path) -> None:
 def _outline(axis: Any, values: Array, edges: np.ndarray, label: str, number: int) -> None:
     density, _ = np.histogram(values, bins=edges, density=True)
     centres = 0.5 * (edges[1:] + edges[:-1])
-    axis.step(centres, density, where="mid", color=COLOURS[number % 4], linestyle=DASHES[number % 4], label=label, linewidth=1.3)
+    axis.step(
+        centres,
+        density,
+        where="mid",
+        color=OUTLINES[number % 4],
+        linestyle=DASHES[number % 4],
+        label=label,
+        linewidth=1.3,
+    )

@@ -81,7 +81,7 @@ def _section(name: str, number: int, tables: list[Path], figures: list[Path]) ->
     parts += [f"<pre>{html.escape(table.read_text())}</pre>" for table in tables]
     for figure in figures:
         kind, _, rest = figure.stem.partition("_")
-        caption = " ".join(filter(None, [CAPTIONS.get(kind, kind), rest.replace("_", " ")]))
+        caption = ": ".join(filter(None, [rest.replace("_", " ").capitalize(), CAPTIONS.get(kind, kind)]))
         picture = base64.b64encode(figure.read_bytes()).decode("ascii")
         parts.append(
             f"<figure><img alt='{html.escape(figure.stem)}' src='data:image/png;base64,{picture}'>"
