@@ -19,7 +19,7 @@ def invoke(*arguments: str) -> str:
     return result.output
 
 
-@pytest.mark.parametrize("verb", ["run", "template"])
+@pytest.mark.parametrize("verb", ["run", "ensemble", "template"])
 def test_help_of_each_verb_ends_with_an_example(verb: str) -> None:
     assert "Example: cg-train" in invoke(verb, "--help").strip().splitlines()[-1]
 
@@ -38,7 +38,7 @@ def test_the_template_is_the_default_configuration() -> None:
     assert given == TrainConfig(dataset="dataset", prior="prior.yaml").to_dict()
     names = set(TrainConfig.model_fields) - {"model"}
     assert names <= set(values)
-    for section in ("data", "loss", "augmentation", "validation", "checkpoints"):
+    for section in ("data", "loss", "energy_reference", "augmentation", "mixed_precision", "validation", "checkpoints", "trackers"):
         assert set(TrainConfig.model_fields[section].annotation.model_fields) == set(values[section])
 
 

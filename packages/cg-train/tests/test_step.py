@@ -14,7 +14,7 @@ from cg_data.store import Dataset
 from cg_train.config import DataConfig, LossConfig, TrainConfig
 from cg_train.frames import GraphSource, select_frames
 from cg_train.loader import Batch, BatchBuilder, Example, Sharding, plan_run_budget
-from cg_train.loss import force_sums, loss_value, penalty
+from cg_train.loss import batch_sums, loss_value, penalty
 
 GRADIENT = """
 import sys
@@ -45,7 +45,7 @@ for n_devices, n_parts in ((1, 1), (4, 1), (2, 2), (1, 4)):
     gradient = jax.jit(make_gradient(model.energy, config.loss, mesh))
     sums, grads = gradient(trained(params, "both"), params, put_batch(builder.build(samples, 0), mesh))
     leaves = [np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(grads)]
-    found[f"{n_devices}x{n_parts}"] = np.concatenate([np.asarray(loss_value(sums)).reshape(1), *leaves])
+    found[f"{n_devices}x{n_parts}"] = np.concatenate([np.asarray(loss_value(sums, config.loss)).reshape(1), *leaves])
 np.savez(sys.argv[2], **found)
 """
 
@@ -89,14 +89,14 @@ def test_the_loss_is_the_mean_over_real_beads_and_components(dataset: Dataset) -
     source = GraphSource(dataset, select_frames(dataset, "train", DataConfig()), 7.0, 1.0)
     errors = [-2 * 0.1 * source.positions(s).astype(float) - source.forces(s) for s in samples]
     expected = np.mean(np.concatenate(errors) ** 2)
-    sums = force_sums(spring, LossConfig())({"k": 0.1}, packed(dataset, samples))
-    assert float(loss_value(sums)) == pytest.approx(expected, rel=1e-5)
-    assert float(sums["squared"] / sums["components"]) == pytest.approx(expected, rel=1e-5)
+    sums = batch_sums(spring, LossConfig())({"k": 0.1}, packed(dataset, samples))
+    assert float(loss_value(sums, LossConfig())) == pytest.approx(expected, rel=1e-5)
+    assert float(sums["force_squared"] / sums["force_count"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_padding_changes_neither_loss_nor_gradient(dataset: Dataset) -> None:
     def value(k: float, batch: Batch) -> jax.Array:
-        return loss_value(force_sums(spring, LossConfig())({"k": k}, batch))
+        return loss_value(batch_sums(spring, LossConfig())({"k": k}, batch), LossConfig())
 
     small, large = packed(dataset, [0, 40]), packed(dataset, [0, 40], room=2.0)
     assert large.forces.shape[0] > small.forces.shape[0]
@@ -117,6 +117,6 @@ def test_frames_of_weight_zero_leave_the_loss_to_the_others(dataset: Dataset) ->
     lengths = np.bincount(order)
     kept = 0 if lengths[0] == len(packed(dataset, [0]).weights[packed(dataset, [0]).weights > 0]) else 1
     weights = np.where(np.asarray(both.graph.frame) == kept, both.weights, 0)
-    one = force_sums(spring, LossConfig())({"k": 0.1}, packed(dataset, [0]))
-    sums = force_sums(spring, LossConfig())({"k": 0.1}, dataclasses.replace(both, weights=weights))
-    assert float(loss_value(sums)) == pytest.approx(float(loss_value(one)), rel=1e-6)
+    one = batch_sums(spring, LossConfig())({"k": 0.1}, packed(dataset, [0]))
+    sums = batch_sums(spring, LossConfig())({"k": 0.1}, dataclasses.replace(both, weights=weights))
+    assert float(loss_value(sums, LossConfig())) == pytest.approx(float(loss_value(one, LossConfig())), rel=1e-6)

@@ -1,8 +1,10 @@
 """Training frames in other orientations and with noise; what is drawn depends on (seed, step, frame) alone."""
 
+import dataclasses
+
 import numpy as np
 
-from cg_data.contracts import Array
+from cg_data.contracts import Array, BeadGraph
 from cg_data.units import thermal_energy
 from cg_train.config import AugmentationConfig
 
@@ -20,6 +22,17 @@ def random_rotation(generator: np.random.Generator) -> np.ndarray:
             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
         ]
     )
+
+
+def rotated(graph: BeadGraph, forces: Array, stress: Array | None, rotation: np.ndarray) -> tuple[BeadGraph, np.ndarray, np.ndarray | None]:
+    """Return a frame turned by `rotation` [3, 3]: positions and cell shifts, forces [n_beads, 3], stress [6] (xx yy zz yz xz xy)."""
+    shifts = None if graph.shifts is None else graph.shifts @ rotation.T
+    graph = dataclasses.replace(graph, positions=graph.positions @ rotation.T, shifts=shifts)
+    if stress is None:
+        return graph, forces @ rotation.T, None
+    xx, yy, zz, yz, xz, xy = np.asarray(stress, np.float64)
+    turned = rotation @ np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]) @ rotation.T
+    return graph, forces @ rotation.T, turned[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
 
 
 def noised(

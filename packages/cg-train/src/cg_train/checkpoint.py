@@ -4,8 +4,10 @@ checkpoints/<step>/state      arrays of `TrainState`, as seen from one process
 checkpoints/<step>/progress   JSON: `Progress`, configuration, fingerprints of the inputs, versions
 """
 
+import contextlib
+import errno
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_VERSION = 1
 NO_METRIC = float("inf")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -130,16 +133,19 @@ def read_state(path: Path, like: Any) -> Any:
         ) from None
 
 
-def read_params(path: Path, like: Any) -> Any:
-    """Return only the model's parameters of a checkpoint; `like` is a tree of arrays of the same shapes."""
-    template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+def read_parts(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    """Return some parts of a checkpoint's state by name; `like` has trees of arrays of the same shapes."""
+    template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dict(like))
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            restore = ocp.args.PyTreeRestore(item={"params": template}, partial_restore=True)
-            return reader.restore(path / "state", args=restore)["params"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            found = reader.restore(path / "state", args=ocp.args.PyTreeRestore(item=template, partial_restore=True))
+        shapes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (template, found)]
+        if shapes[0] != shapes[1]:
+            raise ValueError("arrays of other shapes")
+        return dict(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path}: its parameters do not fit this model ({reason}): keep model as it was") from None
+        raise UserError(f"{path}: its {', '.join(like)} do not fit this configuration ({reason}): keep model and optimizer") from None
 
 
 def resolve(resume: str | None, output: Path) -> Path | None:
@@ -174,9 +180,20 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [f"{prefix}: {old} -> {new}"]
 
 
+@contextlib.contextmanager
+def full_disk_is_one_line(output: Path) -> Iterator[None]:
+    """Turn the failure to write for want of room into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(f"{output}: cannot be written ({error.strerror}): make room, then go on with --resume auto") from None
+
+
 def silence_orbax() -> None:
-    """Keep orbax's and absl's running commentary out of the log; their warnings stay."""
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    """Keep orbax's running commentary out of the log, also of failures in its threads: they are raised here and said once."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def _metric_of(metrics: Any) -> float:

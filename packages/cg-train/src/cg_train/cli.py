@@ -14,16 +14,21 @@ Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for checkpo
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, for example frames_per_batch=16 model.cutoff_angstrom=9")]
 
 
+Resume = Annotated[str | None, typer.Option(help="auto: go on with what is in the output folder; or a run's folder or checkpoint.")]
+AllowChanges = Annotated[bool, typer.Option(help="Resume although configuration or data changed.")]
+Load = Annotated[
+    str, typer.Option(help="What to take from a checkpoint: auto, all, or some of weights,optimizer,scheduler,scaler for a new run.")
+]
+
+
 @app.command(epilog="Example: cg-train run config.yaml -o runs/first seed=1")
 def run(
     config: Config,
     output: Output,
     overrides: Overrides = None,
-    resume: Annotated[
-        str | None, typer.Option(help="auto: go on with what is in the output folder; or a run's folder or checkpoint.")
-    ] = None,
-    allow_changes: Annotated[bool, typer.Option(help="Resume although configuration or data changed.")] = False,
-    load: Annotated[str, typer.Option(help="What to take from a checkpoint: auto, all or weights.")] = "auto",
+    resume: Resume = None,
+    allow_changes: AllowChanges = False,
+    load: Load = "auto",
     coordinator: Annotated[str | None, typer.Option(help="HOST:PORT of the first of several processes; SLURM steps know it.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     process: Annotated[int, typer.Option(min=0, help="Which of them this is, from 0.")] = 0,
@@ -35,6 +40,23 @@ def run(
     from cg_train.launch import launch
 
     launch(config, output, overrides or (), resume, allow_changes, load, coordinator, processes, process)
+
+
+@app.command(epilog="Example: cg-train ensemble config.yaml -o runs/four --members 4")
+def ensemble(
+    config: Config,
+    output: Output,
+    overrides: Overrides = None,
+    members: Annotated[int, typer.Option(min=2, help="Number of models, of seeds seed, seed + 1, ...")] = 4,
+    keep: Annotated[str, typer.Option(help="Bundles to write: all, or best, the one of least validation error.")] = "all",
+    resume: Resume = None,
+    allow_changes: AllowChanges = False,
+    load: Load = "auto",
+) -> None:
+    """Train several models at once that differ in their seeds; how far their forces spread says where they know little."""
+    from cg_train.launch import launch_ensemble
+
+    launch_ensemble(config, output, overrides or (), members, keep, resume, allow_changes, load)
 
 
 @app.command(epilog="Example: cg-train template > config.yaml")

@@ -179,11 +179,51 @@ AnyStage = Annotated[
 
 
 class LossConfig(Configuration):
-    """Force matching: the mean over real beads and components of the whole batch."""
+    """A sum of terms, each a weighted mean over the labels of the whole batch: forces, and where data have them energies and stress.
+
+    A frame's weight in the data (`weight`) multiplies its labels' in every term.
+    """
 
     kind: Literal["mse", "huber"] = "mse"
     huber_delta: Rate = 10.0
-    """kcal/mol/angstrom; force errors beyond it count linearly."""
+    """kcal/mol/angstrom; force errors beyond it count linearly. Energies and stress are always squared."""
+    forces_weight: float = pydantic.Field(default=1.0, ge=0)
+    """Of the mean over components, (kcal/mol/angstrom)^2."""
+    energy_weight: float = pydantic.Field(default=0.0, ge=0)
+    """Of the mean over frames of (energy error per bead)^2, (kcal/mol)^2."""
+    stress_weight: float = pydantic.Field(default=0.0, ge=0)
+    """Of the mean over components, (kcal/mol/angstrom^3)^2."""
+    force_error_floor: Rate = 1.0
+    """f, kcal/mol/angstrom: a bead's forces of standard error s weigh f^2 / (f^2 + s^2), inverse variance with a floor under it."""
+    assumed_force_error: float = pydantic.Field(default=0.0, ge=0)
+    """s of domains whose data give none, kcal/mol/angstrom: for single frames beside averaged ones."""
+
+
+class EnergyReferenceConfig(Configuration):
+    """What an energy per bead of each species starts from, kcal/mol, where energies are learned; the first that is given counts.
+
+    Order: a checkpoint's, `species`, `solve`, `shift`, the mean energy per bead of the training frames.
+    """
+
+    use_checkpoint: bool = True
+    """Keep the reference of the checkpoint that a run goes on from."""
+    species: dict[str, float] | None = None
+    """Energy of each species by its name; all that occur must be given."""
+    solve: bool = False
+    """Least squares over the frames' compositions; of several solutions the one of least norm."""
+    shift: float | None = None
+    """One energy for every bead."""
+
+
+class MixedPrecisionConfig(Configuration):
+    """The arithmetic of matrix products in the training step; geometry, sums, energies and parameters stay as they are."""
+
+    matmul: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Operands are rounded to it, products added up in float32. Validation is always in full precision."""
+    initial_loss_scale: Rate = 32768.0
+    """float16 only: gradients are computed of the loss times this, which is halved where they overflow."""
+    growth_steps: Positive = 2000
+    """float16 only: the scale is doubled after so many steps without overflow."""
 
 
 class AugmentationConfig(Configuration):
@@ -213,6 +253,15 @@ class CheckpointConfig(Configuration):
     every_steps: Positive = 200
     keep: Positive = 2
     """The newest ones kept; the best by validation is kept besides."""
+
+
+class TrackersConfig(Configuration):
+    """Where metrics go besides metrics.jsonl; what fails there is a warning and never stops a run."""
+
+    tensorboard: bool = False
+    """Event files in the output folder; needs cg-train[tensorboard]."""
+    wandb_project: str | None = None
+    """A Weights & Biases project; needs cg-train[wandb]. Written offline unless WANDB_MODE=online; send it with `wandb sync`."""
 
 
 class DataConfig(Configuration):
@@ -248,17 +297,20 @@ class TrainConfig(Configuration):
     data: DataConfig = DataConfig()
     stages: Annotated[tuple[AnyStage, ...], pydantic.Field(min_length=1)] = (StageConfig(),)
     loss: LossConfig = LossConfig()
+    energy_reference: EnergyReferenceConfig = EnergyReferenceConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     frames_per_batch: Positive = 32
     """Frames of one optimizer step, over all devices together."""
     gradient_accumulation: Positive = 1
     """Parts the batch is cut into, one after the other, to save memory; the numbers do not change."""
+    mixed_precision: MixedPrecisionConfig = MixedPrecisionConfig()
     ema_decay: Decay | None = 0.99
     """Exponential moving average of the parameters, used for validation and the bundle; null: none."""
     seed: int = 0
     validation: ValidationConfig = ValidationConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
     log_every_steps: Positive = 20
+    trackers: TrackersConfig = TrackersConfig()
     platform: Literal["cpu", "gpu", "tpu"] | None = None
     """Fail unless JAX runs on this platform; null: any."""
     devices: Positive | None = None
@@ -279,6 +331,14 @@ class TrainConfig(Configuration):
                 raise ValueError(f"stages.{index}.train is {stage.train!r}, but model.mode 'prior' has no backbone: set it to prior")
             if isinstance(stage, StageConfig) and stage.steps is None and stage.epochs is None:
                 raise ValueError(f"stages.{index}: give epochs or steps")
+        loss = self.loss
+        if loss.forces_weight == loss.energy_weight == loss.stress_weight == 0:
+            raise ValueError("loss: forces_weight, energy_weight and stress_weight are all 0: give one of them weight")
+        if self.augmentation.noise_angstrom > 0 and loss.energy_weight + loss.stress_weight > 0:
+            raise ValueError(
+                "augmentation.noise_angstrom moves beads to where energy and stress are not known: "
+                "set it to 0, or loss.energy_weight and loss.stress_weight"
+            )
         if self.frames_per_batch < self.gradient_accumulation:
             raise ValueError(f"gradient_accumulation {self.gradient_accumulation} is more than frames_per_batch {self.frames_per_batch}")
         return self

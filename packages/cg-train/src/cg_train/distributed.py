@@ -160,8 +160,13 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """Return NumPy copies of replicated arrays, which stay valid when the device buffers are donated."""
-    return jax.tree.map(lambda array: np.array(array.addressable_data(0), copy=True), tree)
+    """Return NumPy copies of arrays that are replicated, or whole on this host; they stay valid when device buffers are donated."""
+
+    def copy(array: Any) -> np.ndarray:
+        spread = isinstance(array, jax.Array) and array.is_fully_replicated
+        return np.array(array.addressable_data(0) if spread else array, copy=True)
+
+    return jax.tree.map(copy, tree)
 
 
 def describe(mesh: Mesh) -> str:

@@ -4,13 +4,14 @@ import dataclasses
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from cg_data.contracts import BeadFrames, BeadGraph
 from cg_data.errors import UserError, require
 from cg_data.store import Dataset
-from cg_data.topology import frame_graph, neighbour_edges
+from cg_data.topology import frame_graph, neighbour_edges, periodic_edges
 from cg_train.config import DataConfig
 
 
@@ -94,8 +95,12 @@ def sampling_weights(table: FrameTable, config: DataConfig) -> np.ndarray | None
     return weights
 
 
+Edges = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""Senders, receivers [n_edges] and, where any domain is periodic, shifts [n_edges, 3]."""
+
+
 class GraphSource:
-    """Makes the graph and the target forces of any frame of a table; edges are kept once built, up to a limit."""
+    """Makes the graph and the labels of any frame of a table; edges are kept once built, up to a limit."""
 
     def __init__(self, dataset: Dataset, table: FrameTable, cutoff_angstrom: float, cache_gigabytes: float):
         self.table = table
@@ -109,7 +114,8 @@ class GraphSource:
         self._templates = [
             frame_graph(np.asarray(f.positions[0]), f.species, f.residue_index, f.chain_index, cutoff_angstrom) for f in self._frames
         ]
-        self._edges: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._periodic = any(frames.cell is not None for frames in self._frames)
+        self._edges: dict[int, Edges] = {}
         self._bytes_left = int(cache_gigabytes * 1e9)
         self._lock = threading.Lock()
 
@@ -121,26 +127,48 @@ class GraphSource:
         """Return [n_beads, 3] float32, kcal/mol/angstrom."""
         return np.asarray(self._frames[self.table.domain[sample]].forces[self.table.frame[sample]])
 
+    def weight(self, sample: int) -> float:
+        """Return the frame's weight in losses."""
+        weights = self._of(sample, "weight")
+        return 1.0 if weights is None else float(weights)
+
+    def force_error(self, sample: int) -> np.ndarray | None:
+        """Return the standard errors of the forces, [n_beads, 3] kcal/mol/angstrom, where the data have them."""
+        return self._of(sample, "force_error")
+
+    def energy(self, sample: int) -> float:
+        """Return the frame's energy, kcal/mol; NaN where it has none."""
+        energy = self._of(sample, "energy")
+        return float("nan") if energy is None else float(energy)
+
+    def composition(self, sample: int, n_species: int) -> np.ndarray:
+        """Return the number of beads of each species, [n_species]."""
+        return np.bincount(self._frames[self.table.domain[sample]].species, minlength=n_species)
+
+    def has(self, label: str) -> bool:
+        """Return whether any domain carries a label: energy, stress, ..."""
+        return any(getattr(frames, label) is not None for frames in self._frames)
+
+    def cell(self, sample: int) -> np.ndarray | None:
+        """Return the vectors of the frame's periodic cell, [3, 3] angstrom; None in free space."""
+        return self._of(sample, "cell")
+
+    def stress(self, sample: int) -> np.ndarray | None:
+        """Return the frame's stress, [6] kcal/mol/angstrom^3; None or NaN where it has none."""
+        return self._of(sample, "stress")
+
     def graph(self, sample: int) -> BeadGraph:
         """Return the unpadded graph of a frame."""
         positions = self.positions(sample)
-        senders, receivers = self._cached_edges(sample, positions)
-        return self.graph_at(sample, positions, senders, receivers)
+        return self._graph_at(sample, positions, self._cached_edges(sample, positions))
 
     def graph_of_positions(self, sample: int, positions: np.ndarray) -> BeadGraph:
         """Return the graph of a frame whose beads stand at other positions [n_beads, 3]; its edges are built anew."""
-        return self.graph_at(sample, positions, *neighbour_edges(positions, self._cutoff))
-
-    def graph_at(self, sample: int, positions: np.ndarray, senders: np.ndarray, receivers: np.ndarray) -> BeadGraph:
-        """Return the graph of a frame with given positions and edges."""
-        template = self._templates[self.table.domain[sample]]
-        return dataclasses.replace(
-            template, positions=positions, senders=senders, receivers=receivers, edge_mask=np.ones(len(senders), bool)
-        )
+        return self._graph_at(sample, positions, self._new_edges(sample, positions))
 
     def n_edges(self, sample: int) -> tuple[int, int]:
         """Return the number of edges of a frame, and the most that one bead receives."""
-        _, receivers = self._cached_edges(sample, self.positions(sample))
+        _, receivers, _ = self._cached_edges(sample, self.positions(sample))
         return len(receivers), int(np.bincount(receivers, minlength=1).max())
 
     def sizes(self, domain: int) -> tuple[int, int, int, int]:
@@ -148,15 +176,34 @@ class GraphSource:
         graph = self._templates[domain]
         return graph.n_beads, len(graph.bonds), len(graph.angles), len(graph.dihedrals)
 
-    def _cached_edges(self, sample: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _of(self, sample: int, name: str) -> Any:
+        values = getattr(self._frames[self.table.domain[sample]], name)
+        return None if values is None else values[self.table.frame[sample]]
+
+    def _graph_at(self, sample: int, positions: np.ndarray, edges: Edges) -> BeadGraph:
+        template = self._templates[self.table.domain[sample]]
+        senders, receivers, shifts = edges
+        changed = {"senders": senders, "receivers": receivers, "edge_mask": np.ones(len(senders), bool), "shifts": shifts}
+        return dataclasses.replace(template, positions=positions, **changed)
+
+    def _new_edges(self, sample: int, positions: np.ndarray) -> Edges:
+        cell = self.cell(sample)
+        if cell is not None:
+            senders, receivers, shifts = periodic_edges(positions, self._cutoff, cell)
+            return senders, receivers, shifts.astype(np.float32)
+        senders, receivers = neighbour_edges(positions, self._cutoff)
+        return senders, receivers, np.zeros((len(senders), 3), np.float32) if self._periodic else None
+
+    def _cached_edges(self, sample: int, positions: np.ndarray) -> Edges:
         found = self._edges.get(sample)
         if found is not None:
-            return found[0].astype(np.int32), found[1].astype(np.int32)
-        senders, receivers = neighbour_edges(positions, self._cutoff)
+            return found[0].astype(np.int32), found[1].astype(np.int32), found[2]
+        senders, receivers, shifts = self._new_edges(sample, positions)
         small = np.uint16 if len(positions) < 2**16 else np.int32
-        kept = (senders.astype(small), receivers.astype(small))
+        kept = (senders.astype(small), receivers.astype(small), shifts)
+        n_bytes = kept[0].nbytes + kept[1].nbytes + (0 if shifts is None else shifts.nbytes)
         with self._lock:
-            if sample not in self._edges and kept[0].nbytes + kept[1].nbytes <= self._bytes_left:
+            if sample not in self._edges and n_bytes <= self._bytes_left:
                 self._edges[sample] = kept
-                self._bytes_left -= kept[0].nbytes + kept[1].nbytes
-        return senders, receivers
+                self._bytes_left -= n_bytes
+        return senders, receivers, shifts

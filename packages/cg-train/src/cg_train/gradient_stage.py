@@ -14,16 +14,16 @@ from cg_data.contracts import Array
 from cg_data.errors import UserError
 from cg_models.graph import Budget, BudgetOverflow
 from cg_train import config as c
-from cg_train.augment import noised, random_rotation
+from cg_train.augment import noised, random_rotation, rotated
 from cg_train.distributed import put_batch, put_replicated, sharding_of, to_host
 from cg_train.frames import GraphSource
-from cg_train.loader import PLANNED_STEPS, Batch, BatchBuilder, Example, grown_budget, plan_run_budget, training_batches
+from cg_train.loader import PLANNED_STEPS, Batch, BatchBuilder, Example, Sharding, grown_budget, plan_run_budget, training_batches
 from cg_train.log import Display, display
-from cg_train.loss import loss_value
+from cg_train.loss import SUMS, loss_parts, loss_value, mean_squares
 from cg_train.optimizer import make_optimizer, make_schedule
 from cg_train.order import random_generator
-from cg_train.state import Progress, TrainState, empty_window, trained
-from cg_train.step import evaluated_params, make_evaluation, make_step
+from cg_train.state import Progress, TrainState, trained
+from cg_train.step import StepFn, SumsFn, evaluated_params, evaluation_function, make_step
 from cg_train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -45,22 +45,48 @@ class GradientStage:
         self.last_step = progress.stage_first_step + self.n_steps
         frozen = stage.train == "backbone" and config.model.mode == "hybrid"
         # Where positions get noise, the prior's forces are not those of the stored frames: it goes through the step.
-        self.subtracted_prior = frozen and config.augmentation.noise_angstrom == 0
+        # So it does where stress is learned, of which the prior's share is not computed ahead.
+        # And in an ensemble whose members trained theirs apart.
+        apart = trainer.n_members is not None and any(isinstance(s, c.StageConfig) and s.train != "backbone" for s in config.stages)
+        frozen = frozen and not apart
+        self.subtracted_prior = frozen and config.augmentation.noise_angstrom == 0 and config.loss.stress_weight == 0
         self.schedule = make_schedule(stage, self.n_steps)
         self.optimizer = make_optimizer(stage, self.schedule)
-        self.sharding = sharding_of(trainer.mesh, config.gradient_accumulation)
-        energy = trainer.model.energy_of("backbone" if self.subtracted_prior else "full")
-        self.step_fn = make_step(energy, config.loss, stage, self.optimizer, config.ema_decay, trainer.mesh)
-        self.evaluate = make_evaluation(energy, config.loss, trainer.mesh)
+        self.energy = trainer.model.energy_of("backbone" if self.subtracted_prior else "full")
+        self.sharding: Sharding
+        self.step_fn: StepFn
+        self.evaluate: SumsFn
+        self.compile()
         self.validation_batches: list[Batch] = []
         self.window_start = 0.0
+
+    def compile(self) -> None:
+        """Make what runs on the devices."""
+        trainer = self.trainer
+        self.sharding = sharding_of(trainer.mesh, trainer.config.gradient_accumulation)
+        self.step_fn = make_step(self.energy, self.stage, self.optimizer, trainer.config, trainer.mesh)
+        self.evaluate = jax.jit(evaluation_function(self.energy, trainer.config.loss, trainer.mesh))
+
+    def begin(self, state: TrainState) -> TrainState:
+        """Return the state on the devices, with that of the stage's optimizer."""
+        if state.optimizer == ():
+            optimizer_state = self.optimizer.init(to_host(trained(state.params, self.stage.train)))
+            state = dataclasses.replace(state, optimizer=self.place(optimizer_state))
+        return state
+
+    def place(self, tree: Any) -> Any:
+        """Return a part of the state on the devices."""
+        return put_replicated(tree, self.trainer.mesh)
+
+    def put(self, batch: Batch) -> Batch:
+        """Return a batch on the devices."""
+        on_devices: Batch = put_batch(batch, self.trainer.mesh)
+        return on_devices
 
     def run(self, state: TrainState) -> TrainState:
         """Train to the end of the stage and return the state."""
         progress, trainer = self.progress, self.trainer
-        if progress.step == progress.stage_first_step:
-            optimizer_state = self.optimizer.init(to_host(trained(state.params, self.stage.train)))
-            state = dataclasses.replace(state, optimizer=put_replicated(optimizer_state, trainer.mesh))
+        state = self.begin(state)
         builder = self._training_builder(state)
         self.validation_batches = self._make_validation_batches(state)
         name = f"stage {progress.stage + 1}/{len(trainer.config.stages)}"
@@ -87,7 +113,7 @@ class GradientStage:
                 return state, overflow
             if self.trainer.stop:
                 batch = dataclasses.replace(batch, stop=np.ones_like(batch.stop))
-            state, stop = self.step_fn(state, put_batch(batch, self.trainer.mesh))
+            state, stop = self.step_fn(state, self.put(batch))
             if jax.process_count() > 1:
                 asked.append(stop)
             self.progress.step += 1
@@ -103,12 +129,13 @@ class GradientStage:
         save = step % config.checkpoints.every_steps == 0
         if not (log or save):
             return state
-        self._check_finite(state)
+        self.check_finite(state)
         record: dict[str, Any] = {}
         if log:
             record, state = self._window_record(state)
         if validate:
-            record["validation_mse"], state, is_best = self._validate(state)
+            errors, state, is_best = self.validate(state)
+            record |= errors
             save = save or is_best
         if log:
             if self.trainer.journal is not None:
@@ -122,45 +149,69 @@ class GradientStage:
 
     def _window_record(self, state: TrainState) -> tuple[dict[str, Any], TrainState]:
         """Return the line of metrics for the steps since the last one, and the state with an empty window."""
-        window = {name: float(value) for name, value in to_host(state.window).items()}
+        # Of an ensemble, the sums of all members: means over members are logged.
+        window = {name: float(value.sum()) for name, value in to_host(state.window).items()}
         seconds = time.monotonic() - self.window_start
         progress, config = self.progress, self.trainer.config
         n_steps = max(window["steps"], 1.0)
         stage_step = progress.step - progress.stage_first_step
-        rate = float(self.schedule(stage_step - 1)) * float(to_host(state.learning_scale))
+        rate = float(self.schedule(stage_step - 1 + progress.schedule_offset)) * float(to_host(state.learning_scale).mean())
+        loss = config.loss
         record = {
             "step": progress.step,
             "stage": progress.stage + 1,
             "epoch": progress.step * config.frames_per_batch / self.trainer.order.n_frames,
-            "loss": float(loss_value(window)),
-            "train_mse": window["squared"] / max(window["components"], 1.0),
+            "loss": float(loss_value(window, loss)),
+            **{f"train_{name}": value for name, value in mean_squares(window, loss).items()},
             "gradient_norm": window["gradient_norm"] / n_steps,
             "learning_rate": rate,
             "frames_per_second": n_steps * config.frames_per_batch / max(seconds, 1e-9),
             "devices": self.trainer.mesh.devices.size,
         }
-        return record, dataclasses.replace(state, window=put_replicated(empty_window(), self.trainer.mesh))
+        parts = loss_parts(window, loss)
+        if len(parts) > 1:
+            record |= {f"loss_{term}": float(value) for term, value in parts.items()}
+        if config.mixed_precision.matmul == "float16":
+            record["loss_scale"] = float(to_host(state.loss_scale).mean())
+        return record, dataclasses.replace(state, window=self.place(jax.tree.map(np.zeros_like, to_host(state.window))))
 
-    def _validate(self, state: TrainState) -> tuple[float, TrainState, bool]:
-        """Return the validation's mean square error, the state (with a new best where it is one), and whether it is one."""
+    def validate(self, state: TrainState) -> tuple[dict[str, float], TrainState, bool]:
+        """Return the validation's errors, the state (with a new best where it is one), and whether it is one.
+
+        The best is that of the least mean square force error, or of the least loss where energies or stress are learned.
+        """
         params = evaluated_params(state, self.stage)
-        sums = [self.evaluate(params, put_batch(batch, self.trainer.mesh)) for batch in self.validation_batches]
-        squared, components = (sum(float(to_host(s[name])) for s in sums) for name in ("squared", "components"))
-        mse = squared / components
+        found = [to_host(self.evaluate(params, self.put(batch))) for batch in self.validation_batches]
+        sums = {name: sum(float(part[name]) for part in found) for name in SUMS}
+        loss = self.trainer.config.loss
+        errors = {f"validation_{name}": value for name, value in mean_squares(sums, loss).items()}
+        mse = errors["validation_mse"]
+        if loss.energy_weight + loss.stress_weight > 0:
+            mse = errors["validation_loss"] = float(loss_value(sums, loss))
         is_best = self.progress.note_validation(mse)
         if is_best:
             # A copy: the average's own buffers are consumed by the next step.
-            state = dataclasses.replace(state, best=put_replicated(to_host(params), self.trainer.mesh))
-        schedule, patience = self.stage.schedule, self.trainer.config.validation.early_stopping_patience
-        if isinstance(schedule, c.Plateau) and self.progress.plateau_reached(mse, schedule.patience):
-            scale = max(float(to_host(state.learning_scale)) * schedule.factor, schedule.minimum_fraction)
-            state = dataclasses.replace(state, learning_scale=put_replicated(np.float32(scale), self.trainer.mesh))
-        if patience is not None and self.progress.validations_without_best >= patience and self.progress.step < self.last_step:
+            state = dataclasses.replace(state, best=self.place(to_host(params)))
+        if self.progress.plateau_reached(mse, self.stage.schedule):
+            state = dataclasses.replace(state, learning_scale=self.place(self.reduced(to_host(state.learning_scale))))
+        self.stop_early(self.progress.validations_without_best)
+        return errors, state, is_best
+
+    def reduced(self, scale: np.ndarray) -> np.ndarray:
+        """Return the learning rate's scale after a plateau."""
+        schedule = self.stage.schedule
+        return (
+            np.maximum(scale * schedule.factor, schedule.minimum_fraction).astype(np.float32) if isinstance(schedule, c.Plateau) else scale
+        )
+
+    def stop_early(self, validations_without_best: int) -> None:
+        """End the stage here where enough validations brought nothing."""
+        patience = self.trainer.config.validation.early_stopping_patience
+        if patience is not None and validations_without_best >= patience and self.progress.step < self.last_step:
             logger.info("no better validation in %d: the stage ends at step %d", patience, self.progress.step)
             self.last_step = self.progress.step
-        return mse, state, is_best
 
-    def _check_finite(self, state: TrainState) -> None:
+    def check_finite(self, state: TrainState) -> None:
         """Save the last good state and raise `UserError` where a step's loss or gradient was not finite."""
         failed = int(to_host(state.failed_step))
         if failed < 0:
@@ -213,18 +264,18 @@ class GradientStage:
         changed = source is self.trainer.training and (augmentation.random_rotation or augmentation.noise_angstrom > 0)
 
         def example(sample: int, step: int) -> Example:
-            graph, forces = source.graph(sample), targets(sample)
+            plain = targets.example(sample, config.loss)
             if not changed:
-                return Example(graph, forces)
+                return plain
+            graph, forces, stress = plain.graph, plain.forces, plain.stress
             generator = random_generator(config.seed, AUGMENTATION, step, sample)
             if augmentation.noise_angstrom > 0:
                 kelvin = float(source.table.temperature[sample])
                 positions, forces = noised(graph.positions, forces, kelvin, augmentation, generator)
                 graph = source.graph_of_positions(sample, positions)
             if augmentation.random_rotation:
-                rotation = random_rotation(generator)
-                graph, forces = dataclasses.replace(graph, positions=graph.positions @ rotation.T), forces @ rotation.T
-            return Example(graph, forces)
+                graph, forces, stress = rotated(graph, forces, stress, random_rotation(generator))
+            return dataclasses.replace(plain, graph=graph, forces=forces, stress=stress)
 
         return BatchBuilder(source, example, self.sharding, budget, self.trainer.dtype)
 

@@ -3,13 +3,15 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast, get_args
 
 from cg_data.errors import UserError, require
 from cg_train.config import TrainConfig
 from cg_train.distributed import Processes, connect, end_all, slurm_processes
+from cg_train.ensemble import Keep, run_ensemble
 from cg_train.preemption import Stopped
-from cg_train.run import RunResult, parse_load, run
+from cg_train.run import RunResult, run
+from cg_train.warm_start import parse_load
 
 
 def launch(
@@ -51,6 +53,23 @@ def launch(
     else:
         if others.index == 0:
             report(result)
+
+
+def launch_ensemble(
+    config: Path, output: Path, overrides: Sequence[str], members: int, keep: str, resume: str | None, allow_changes: bool, load: str
+) -> None:
+    """Train an ensemble, and print what `ensemble.json` says; exit with `Stopped.exit_code` after a signal."""
+    settings = TrainConfig.load(config, overrides)
+    require(keep in get_args(Keep), f"--keep {keep}: expected all or best")
+    try:
+        result = run_ensemble(settings, output, members, cast(Keep, keep), resume, allow_changes, parse_load(load))
+    except Stopped as stopped:
+        leave(stopped)
+    for index, mse in enumerate(result.about["validation_mse"]):
+        sys.stdout.write(f"member {index} validation_mse {mse:g}{' (best)' if index == result.about['best'] else ''}\n")
+    for name in ("validation_mse_of_mean", "validation_force_variance"):
+        sys.stdout.write(f"{name} {result.about[name]:g}\n")
+    sys.stdout.write(f"ensemble {result.output / 'ensemble.json'}\n")
 
 
 def report(result: RunResult) -> None:

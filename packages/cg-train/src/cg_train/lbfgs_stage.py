@@ -31,7 +31,7 @@ def run_lbfgs(trainer: Trainer, stage: LbfgsStage, state: TrainState, progress: 
     fixed = state.params
 
     def loss(trainable: Any, batch: Batch) -> Array:
-        return loss_value(sum_over_parts(lambda part: sums_of({**fixed, **trainable}, part), batch))
+        return loss_value(sum_over_parts(lambda part: sums_of({**fixed, **trainable}, part), batch), trainer.config.loss)
 
     @jax.jit
     def iterate(trainable: Any, solver_state: Any, batch: Batch) -> tuple[Any, Any, Array, Array]:
@@ -72,9 +72,9 @@ def _whole_batch(trainer: Trainer, stage: LbfgsStage, state: TrainState) -> Batc
     sharding = sharding_of(trainer.mesh, -(-len(samples) // trainer.config.frames_per_batch))
     dense = trainer.config.data.edge_layout == "dense"
     budget = plan_run_budget(source, [samples], sharding.n_shards, trainer.config.data.budget_margin, dense)
-    targets = trainer.targets(source, state, frozen_prior=False)
+    targets = trainer.targets(source, state, subtracted=False)
 
     def example(sample: int, step: int) -> Example:
-        return Example(source.graph(sample), targets(sample))
+        return targets.example(sample, trainer.config.loss)
 
     return BatchBuilder(source, example, sharding, budget, trainer.dtype).build(samples, 0)

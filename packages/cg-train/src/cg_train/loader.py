@@ -28,15 +28,25 @@ MASKS = ("bead_mask", "edge_mask", "bond_mask", "angle_mask", "dihedral_mask")
 class Batch:
     """What one step learns from. Every array has leading axes [n_parts, n_devices], written `...`.
 
-    graph    packed graphs
-    forces   [..., n_beads, 3] kcal/mol/angstrom, what the energy's negative gradient should be; zero for padding
-    weights  [..., n_beads], each bead's weight in the loss; zero for padding
-    stop     [...], above zero where the device's process was asked to stop
+    graph           packed graphs
+    forces          [..., n_beads, 3] kcal/mol/angstrom, what the energy's negative gradient should be; zero for padding
+    weights         [..., n_beads], each bead's weight in the loss; zero for padding
+    energies        [..., n_frames] kcal/mol, what the energies of a frame's beads should add up to
+    energy_weights  [..., n_frames]; zero for padding and for frames without an energy
+    stress          [..., n_frames, 6] kcal/mol/angstrom^3, xx yy zz yz xz xy
+    stress_weights  [..., n_frames]; zero for padding and for frames without stress
+    volumes         [..., n_frames] angstrom^3 of the cell; 1 without
+    stop            [...], above zero where the device's process was asked to stop
     """
 
     graph: BeadGraph
     forces: Array
     weights: Array
+    energies: Array
+    energy_weights: Array
+    stress: Array
+    stress_weights: Array
+    volumes: Array
     stop: Array
 
 
@@ -59,11 +69,19 @@ class Sharding:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One frame ready to be packed: its graph, target forces [n_beads, 3] and weight."""
+    """One frame ready to be packed.
+
+    forces [n_beads, 3]: targets; force_weights [n_beads], beside `weight`, the frame's; energy (NaN: none), kcal/mol;
+    stress [6] kcal/mol/angstrom^3 (None: none) in a cell of `volume`, angstrom^3.
+    """
 
     graph: BeadGraph
     forces: np.ndarray
     weight: float = 1.0
+    force_weights: np.ndarray | float = 1.0
+    energy: float = float("nan")
+    stress: np.ndarray | None = None
+    volume: float = 1.0
 
 
 def assign_shards(loads: Sequence[float], n_shards: int) -> list[list[int]]:
@@ -158,16 +176,33 @@ class BatchBuilder:
         graph = dataclasses.replace(graph, positions=np.asarray(graph.positions, self._dtype))
         forces = np.zeros((self.budget.n_beads, 3), self._dtype)
         weights = np.zeros(self.budget.n_beads, self._dtype)
+        energies, energy_weights, stress_weights = (np.zeros(self.budget.n_frames, self._dtype) for _ in range(3))
+        stress = np.zeros((self.budget.n_frames, 6), self._dtype)
+        volumes = np.ones(self.budget.n_frames, self._dtype)
         start = 0
-        for example in examples:
+        for frame, example in enumerate(examples if shard else []):
             end = start + len(example.forces)
             forces[start:end] = example.forces
-            weights[start:end] = example.weight
+            weights[start:end] = example.weight * example.force_weights
             start = end
+            volumes[frame] = example.volume
+            if np.isfinite(example.energy):
+                energies[frame], energy_weights[frame] = example.energy, example.weight
+            if example.stress is not None and np.isfinite(example.stress).all():
+                stress[frame], stress_weights[frame] = example.stress, example.weight
         if not shard:
-            hidden = {name: np.zeros_like(getattr(graph, name)) for name in MASKS}
-            graph, weights = dataclasses.replace(graph, **hidden), np.zeros_like(weights)
-        return Batch(graph=graph, forces=forces, weights=weights, stop=np.zeros((), np.float32))
+            graph = dataclasses.replace(graph, **{name: np.zeros_like(getattr(graph, name)) for name in MASKS})
+        return Batch(
+            graph=graph,
+            forces=forces,
+            weights=weights,
+            energies=energies,
+            energy_weights=energy_weights,
+            stress=stress,
+            stress_weights=stress_weights,
+            volumes=volumes,
+            stop=np.zeros((), np.float32),
+        )
 
 
 def training_batches(

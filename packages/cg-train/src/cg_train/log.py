@@ -45,6 +45,9 @@ def summary(record: dict[str, Any]) -> str:
         parts.append(f"mse {record['train_mse']:.4f} rmse {math.sqrt(record['train_mse']):.4f}")
     if "validation_mse" in record:
         parts.append(f"validation mse {record['validation_mse']:.4f} rmse {math.sqrt(record['validation_mse']):.4f}")
+    for term in ("energy", "stress"):
+        if f"train_{term}_mse" in record:
+            parts.append(f"{term} rmse {math.sqrt(record[f'train_{term}_mse']):.4g}")
     if "learning_rate" in record:
         parts.append(f"lr {record['learning_rate']:.2e}")
     if "frames_per_second" in record:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from cg_data.atomic import atomic_file
+from cg_data.errors import UserError
+from cg_train.trackers import Trackers
 
 
 class Journal:
@@ -16,8 +18,12 @@ class Journal:
     Opening it for a run that stands at `step` drops later lines (written after the checkpoint) and a torn last one.
     """
 
-    def __init__(self, path: Path, step: int, history: Path | None = None):
-        """Open `path` at `step`; lines up to it are taken from `history` (another run's file) where that is given."""
+    def __init__(self, path: Path, step: int, history: Path | None = None, trackers: Trackers | None = None):
+        """Open `path` at `step`; lines up to it are taken from `history` (another run's file) where that is given.
+
+        trackers: where lines go besides.
+        """
+        self._trackers = trackers
         self.path = path
         kept = [record for record in read_metrics(history or path) if record["step"] <= step]
         with atomic_file(path) as aside:
@@ -25,9 +31,17 @@ class Journal:
         self._file = open(path, "a")  # noqa: SIM115 (held for the length of the run)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a line; it is handed to the operating system at once, so a killed process loses nothing written."""
-        self._file.write(_line(record))
-        self._file.flush()
+        """Append a line; it is handed to the operating system at once, so a killed process loses nothing written.
+
+        Raises `UserError` where it cannot be written.
+        """
+        try:
+            self._file.write(_line(record))
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}): make room, then go on with --resume auto") from None
+        if self._trackers is not None:
+            self._trackers.write(record)
 
     def close(self) -> None:
         """Flush to disk and close."""
@@ -35,6 +49,8 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
+            if self._trackers is not None:
+                self._trackers.close()
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:

@@ -1,39 +1,30 @@
 """A training run from its configuration to its bundle."""
 
-import dataclasses
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import jax
 import numpy as np
 
 from cg_data.atomic import sha256
-from cg_data.errors import UserError, require
+from cg_data.errors import UserError
 from cg_data.store import Dataset, open_dataset
 from cg_models.bundle import Bundle, save_bundle
-from cg_models.graph import dense, pack, plan_budget
-from cg_models.hybrid import Model, build_model, match_force_scale
-from cg_models.statistics import ModelStatistics
 from cg_priors.parameters import PriorParameters, load_prior
 from cg_train import checkpoint
 from cg_train.config import TrainConfig
-from cg_train.distributed import describe, from_first, make_mesh, put_replicated, synchronise, to_host
-from cg_train.frames import GraphSource, sampling_weights, select_frames
-from cg_train.metrics import Journal, plot_losses, read_metrics
-from cg_train.order import SampleOrder
-from cg_train.preemption import StopRequest, stop_on_signals
-from cg_train.stages import run_stages, with_optimizer
-from cg_train.state import Progress, TrainState, initial_state
-from cg_train.targets import PriorForces, Targets, model_statistics
+from cg_train.distributed import describe, make_mesh, synchronise, to_host
+from cg_train.metrics import plot_losses, read_metrics
+from cg_train.preemption import stop_on_signals
+from cg_train.prepare import Inputs, prepare
+from cg_train.stages import run_stages
+from cg_train.state import Progress, TrainState
 from cg_train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
-
-Load = Literal["auto", "all", "weights"]
 
 OPERATIONAL = (
     "log_every_steps",
@@ -43,11 +34,9 @@ OPERATIONAL = (
     "data.prefetch_threads",
     "data.prefetch_batches",
     "data.edge_cache_gigabytes",
+    "trackers",
 )
 """Options that change when things are written and how fast, not what is learned."""
-
-INITIAL_FORCE_SHARE = 0.1
-"""A fresh backbone's forces, as a share of the rms of what it has to learn, most of which is noise."""
 
 
 @dataclass(frozen=True)
@@ -66,183 +55,88 @@ class RunResult:
     metrics: dict[str, float]
 
 
-def run(config: TrainConfig, output: Path | str, resume: str | None = None, allow_changes: bool = False, load: Load = "auto") -> RunResult:
+def run(config: TrainConfig, output: Path | str, resume: str | None = None, allow_changes: bool = False, load: str = "auto") -> RunResult:
     """Train a model as configured; write checkpoints, metrics, a plot and the bundle into the folder `output`.
 
     resume: "auto" continues the run in `output` where there is one; a path continues another run, its folder or a checkpoint.
-    allow_changes: continue although the configuration or the data changed. load: what is taken from the checkpoint: all, or the
-    weights alone, for a new run from step 0; auto takes all unless what is learned was changed.
+    allow_changes: continue although the configuration or the data changed. load: what is taken from the checkpoint: all; or for a
+    new run from step 0 `weights`, joined by commas with `optimizer`, `scheduler`, `scaler`; auto takes all unless what is learned was
+    changed, else the weights.
     Raises `UserError` for input that cannot be used, and `preemption.Stopped` after a signal, with everything saved.
     """
     output = Path(output)
-    checkpoint.silence_orbax()
-    source = _resume_source(output, resume)
-    dataset = open_dataset(config.dataset)
-    prior = _load_prior(config)
-    inputs = _fingerprints(dataset, config)
-    restored = None
-    if source is not None:
-        restored = checkpoint.read_about(source.parent, int(source.name))
-        load = _what_to_load(restored, config, inputs, allow_changes, load)
-        if load == "weights" and (output / "checkpoints").exists():
-            raise UserError(
-                f"{output}: holds a run already; weights alone begin a new one: choose another folder with -o, and --resume {source}"
-            )
+    inputs, restored, load = look_at(config, output, resume, allow_changes, load)
     # No process may write before all have looked at what is there.
     synchronise("inputs read")
     output.mkdir(parents=True, exist_ok=True)
-    mesh = make_mesh(config.platform, config.devices)
-    logger.info("%s", describe(mesh))
-    with stop_on_signals() as stop:
-        trainer, state, progress = _prepare(config, output, dataset, prior, mesh, inputs, stop, restored, load)
+    logger.info("%s", describe(inputs.mesh))
+    with stop_on_signals() as stop, checkpoint.full_disk_is_one_line(output):
+        trainer, state, progress = prepare(inputs, stop, restored, load)
         try:
             state = run_stages(trainer, state, progress)
-            return _finish(trainer, state, progress, dataset, output)
+            return _finish(trainer, state, progress, inputs)
         finally:
             trainer.checkpoints.close()
             if trainer.journal is not None:
                 trainer.journal.close()
 
 
-def _prepare(
-    config: TrainConfig,
-    output: Path,
-    dataset: Dataset,
-    prior: PriorParameters | None,
-    mesh: Any,
-    inputs: dict[str, str],
-    stop: StopRequest,
-    restored: checkpoint.Restored | None,
-    load: Load,
-) -> tuple[Trainer, TrainState, Progress]:
-    """Return the trainer and the state from which it goes on."""
-    dtype = np.dtype(config.model.precision)
-    require(
-        dtype != np.float64 or bool(jax.config.read("jax_enable_x64")),
-        "model.precision is float64, but JAX runs in 32 bits: set the environment variable JAX_ENABLE_X64=1",
-    )
-    cutoff = max(config.model.cutoff_angstrom if config.model.mode != "prior" else 0.0, prior.cutoff_angstrom if prior else 0.0)
-    training, validation = _sources(dataset, config, cutoff)
-    statistics = model_statistics(training, config.model.cutoff_angstrom)
-    progress = Progress(statistics=statistics.to_dict())
-    resumed = restored is not None and load == "all"
-    if restored is not None:
-        # Parameters mean what they meant only with the numbers they were trained with.
-        statistics = ModelStatistics.parse(restored.progress.statistics, str(restored.path))
-        progress = restored.progress if resumed else Progress(statistics=statistics.to_dict())
-    model = build_model(config.model, dataset.species_names, prior, statistics)
-    prior_forces = PriorForces(model, dtype) if prior is not None else None
-    references = _references(prior, prior_forces, training, validation) if not resumed else {}
-    params = _initial_params(
-        model, config, training, references.get("train_prior_mse", references.get("train_zero_mse", 0.0)), dtype, restored
-    )
-    state = initial_state(from_first(params), config.ema_decay is not None)
-    if restored is not None:
-        state = _restored_state(restored, state, config, progress, resumed)
-    journal = None
-    if jax.process_index() == 0:
-        config.save(output / "config.yaml")
-        other = restored.path.parent.parent / "metrics.jsonl" if restored is not None and resumed else None
-        journal = Journal(output / "metrics.jsonl", progress.step if resumed else -1, other)
-        if not resumed:
-            journal.write({"step": 0, **references})
-            logger.info("%s", ", ".join(f"{name.replace('_', ' ')} {value:.5g}" for name, value in references.items()))
-        else:
-            logger.info("resumed from %s at step %d", restored.path if restored else "", progress.step)
-    trainer = Trainer(
-        config=config,
-        model=model,
-        mesh=mesh,
-        training=training,
-        validation=validation,
-        order=SampleOrder(config.seed, len(training.table), sampling_weights(training.table, config.data)),
-        checkpoints=checkpoint.Checkpoints(output / "checkpoints", config.checkpoints.keep),
-        journal=journal,
-        stop=stop,
-        inputs=inputs,
-        prior_forces=prior_forces,
-        resume_hint=f"cg-train run {output / 'config.yaml'} -o {output} --resume auto",
-        dtype=dtype,
-    )
-    return trainer, put_replicated(state, mesh), progress
+def look_at(
+    config: TrainConfig, output: Path, resume: str | None, allow_changes: bool, load: str
+) -> tuple[Inputs, checkpoint.Restored | None, str]:
+    """Return a run's inputs, the checkpoint that it goes on from, and what to load of it; nothing is written."""
+    checkpoint.silence_orbax()
+    source = _resume_source(output, resume)
+    dataset = open_dataset(config.dataset)
+    prior = _load_prior(config)
+    checksums = _fingerprints(dataset, config)
+    restored = None
+    if source is not None:
+        restored = checkpoint.read_about(source.parent, int(source.name))
+        load = _what_to_load(restored, config, checksums, allow_changes, load)
+        if load != "all" and (output / "checkpoints").exists():
+            raise UserError(
+                f"{output}: holds a run already; {load} alone begin a new one: choose another folder with -o, and --resume {source}"
+            )
+    return Inputs(config, output, dataset, prior, make_mesh(config.platform, config.devices), checksums), restored, load
 
 
-def _sources(dataset: Dataset, config: TrainConfig, cutoff: float) -> tuple[GraphSource, GraphSource | None]:
-    training = select_frames(dataset, "train", config.data)
-    if not len(training):
-        kelvin = ", ".join(f"{t:g}" for t in dataset.info.temperatures_kelvin)
-        raise UserError(f"{dataset.path}: no training frame is left by data.domains and data.temperatures_kelvin; it has {kelvin} K")
-    validation = select_frames(dataset, "validation", config.data).thinned(config.validation.max_frames)
-    if not len(validation):
-        logger.warning("%s has no validation frames: the bundle takes the last parameters", dataset.path)
-    each = config.data.edge_cache_gigabytes
-    return GraphSource(dataset, training, cutoff, each), GraphSource(dataset, validation, cutoff, each) if len(validation) else None
-
-
-def _references(
-    prior: PriorParameters | None, prior_forces: PriorForces | None, training: GraphSource, validation: GraphSource | None
-) -> dict[str, float]:
-    """Return the mean square errors of predicting nothing, and of the prior alone."""
-    found = {}
-    for name, source in (("train", training), ("validation", validation)):
-        if source is None:
-            continue
-        found[f"{name}_zero_mse"] = Targets(source, None).mean_square()
-        if prior is not None and prior_forces is not None:
-            found[f"{name}_prior_mse"] = Targets(source, prior_forces(prior.arrays, source)).mean_square()
-    return found
-
-
-def _initial_params(
-    model: Model, config: TrainConfig, training: GraphSource, target_mse: float, dtype: np.dtype, restored: checkpoint.Restored | None
-) -> Any:
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), model.init(jax.random.key(config.seed)))
-    if restored is not None:
-        return params
-    samples = np.linspace(0, len(training.table) - 1, 8).round().astype(int)
-    graphs = [training.graph(int(sample)) for sample in samples]
-    packed = pack(graphs, plan_budget(graphs, len(graphs)))
-    graph = dense(dataclasses.replace(packed, positions=packed.positions.astype(dtype)))
-    params = match_force_scale(model, params, graph, INITIAL_FORCE_SHARE * float(np.sqrt(target_mse)))
-    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
-
-
-def _restored_state(restored: checkpoint.Restored, state: TrainState, config: TrainConfig, progress: Progress, resumed: bool) -> TrainState:
-    """Return the checkpoint's state: all of it, or `state` with its parameters."""
-    if resumed:
-        return checkpoint.read_state(restored.path, with_optimizer(state, config, progress))
-    params = checkpoint.read_params(restored.path, state.params)
-    return initial_state(params, state.average is not None)
-
-
-def _finish(trainer: Trainer, state: TrainState, progress: Progress, dataset: Dataset, output: Path) -> RunResult:
+def _finish(trainer: Trainer, state: TrainState, progress: Progress, inputs: Inputs) -> RunResult:
     """Write the bundle and the plot."""
+    output = inputs.output
     trainer.checkpoints.wait()
     config = trainer.config
     use_best = config.parameters == "best" and progress.best_mse is not None
-    # Without a new best the last evaluated parameters: the average where there is one.
-    params = to_host(state.best if use_best else (state.average if state.average is not None else state.params))
+    params = final_params(state, use_best)
     metrics_file, plot, bundle = output / "metrics.jsonl", output / "loss.png", output / "bundle"
     synchronise("metrics written")
     metrics = final_metrics(metrics_file, progress, use_best)
     if trainer.is_main:
-        save_bundle(
-            bundle,
-            Bundle(
-                config=config.model,
-                species_names=trainer.model.species_names,
-                params=params,
-                prior=trainer.model.prior,
-                statistics=trainer.model.statistics,
-                dataset_info=_dataset_info(dataset, trainer),
-                metrics=metrics,
-            ),
-            overwrite=True,
-        )
+        write_bundle(bundle, trainer, params, metrics, inputs.dataset)
         plot_losses(metrics_file, plot)
         logger.info("bundle: %s", bundle)
     synchronise("bundle written")
     return RunResult(output, bundle, output / "checkpoints", metrics_file, plot, metrics)
+
+
+def final_params(state: TrainState, use_best: bool) -> Any:
+    """Return the parameters of the bundle on the host: the best, or the last evaluated, the average where there is one."""
+    return to_host(state.best if use_best else (state.average if state.average is not None else state.params))
+
+
+def write_bundle(path: Path, trainer: Trainer, params: Any, metrics: Mapping[str, Any], dataset: Dataset) -> None:
+    """Write a model with its history."""
+    model = trainer.model
+    bundle = Bundle(
+        config=trainer.config.model,
+        species_names=model.species_names,
+        params=params,
+        prior=model.prior,
+        statistics=model.statistics,
+        dataset_info=_dataset_info(dataset, trainer),
+        metrics=metrics,
+    )
+    save_bundle(path, bundle, overwrite=True)
 
 
 def final_metrics(metrics_file: Path, progress: Progress, use_best: bool) -> dict[str, float]:
@@ -296,8 +190,8 @@ def _resume_source(output: Path, resume: str | None) -> Path | None:
     return source
 
 
-def _what_to_load(restored: checkpoint.Restored, config: TrainConfig, inputs: Mapping[str, str], allow_changes: bool, load: Load) -> Load:
-    """Return all or weights, after saying what changed; `UserError` where changes are not allowed."""
+def _what_to_load(restored: checkpoint.Restored, config: TrainConfig, inputs: Mapping[str, str], allow_changes: bool, load: str) -> str:
+    """Return what to load, after saying what changed; `UserError` where changes are not allowed."""
     plain = json.loads(json.dumps(config.to_dict()))
     changes = checkpoint.differences(restored.config, plain)
     changes += [f"contents of {name}: changed" for name in inputs if restored.inputs.get(name) != inputs[name]]
@@ -311,10 +205,3 @@ def _what_to_load(restored: checkpoint.Restored, config: TrainConfig, inputs: Ma
         return load
     matters = [change for change in changes if not change.split(":")[0].startswith(OPERATIONAL)]
     return "weights" if matters else "all"
-
-
-def parse_load(text: str) -> Load:
-    """Return the choice that a command line's text names."""
-    if text not in ("auto", "all", "weights"):
-        raise UserError(f"--load {text}: expected auto, all or weights")
-    return text  # type: ignore[return-value]

@@ -1,11 +1,16 @@
 """The stages of a run, one after the other."""
 
 import dataclasses
+from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from cg_data.errors import require
 from cg_train import config as c
 from cg_train.distributed import put_replicated, to_host
+from cg_train.ensemble_stage import EnsembleStage, member_of, stacked
 from cg_train.gradient_stage import GradientStage
 from cg_train.lbfgs_stage import run_lbfgs
 from cg_train.optimizer import make_optimizer, make_schedule
@@ -19,14 +24,17 @@ def run_stages(trainer: Trainer, state: TrainState, progress: Progress) -> Train
     while progress.stage < len(stages):
         stage = stages[progress.stage]
         if isinstance(stage, c.LbfgsStage):
-            state = run_lbfgs(trainer, stage, state, progress)
+            lbfgs = run_lbfgs if trainer.n_members is None else _lbfgs_once
+            state = lbfgs(trainer, stage, state, progress)
         else:
-            state = GradientStage(trainer, stage, progress).run(state)
+            kind = GradientStage if trainer.n_members is None else EnsembleStage
+            state = kind(trainer, stage, progress).run(state)
         if stage.train != "backbone":
             _check_prior(trainer, state, f"stage {progress.stage + 1}")
         progress.next_stage()
         progress.finished = progress.stage == len(stages)
-        state = dataclasses.replace(state, optimizer=(), learning_scale=put_replicated(np.ones((), np.float32), trainer.mesh))
+        scale = np.ones(np.shape(state.learning_scale), np.float32)
+        state = dataclasses.replace(state, optimizer=(), learning_scale=put_replicated(scale, trainer.mesh))
         trainer.save(state, progress)
     return state
 
@@ -35,7 +43,27 @@ def _check_prior(trainer: Trainer, state: TrainState, where: str) -> None:
     """Raise `UserError` where training made the prior unphysical, before anything is built on it."""
     if trainer.model.prior is not None:
         params = to_host(state.params if state.average is None else state.average)
-        trainer.model.prior.replace_arrays(params["prior"]).check(f"the prior as trained by {where}")
+        for index in range(trainer.n_members or 1):
+            arrays = params["prior"] if trainer.n_members is None else member_of(params["prior"], index)
+            trainer.model.prior.replace_arrays(arrays).check(f"the prior as trained by {where}")
+
+
+def _lbfgs_once(trainer: Trainer, stage: c.LbfgsStage, state: TrainState, progress: Progress) -> TrainState:
+    """Run L-BFGS on the prior, which all members share, and give all of them the result."""
+    require(stage.train == "prior", "stages: in an ensemble L-BFGS trains what the members share, the prior: set its train to prior")
+    host = to_host(put_replicated(state, trainer.mesh))
+    n_members = trainer.n_members or 1
+    alone = Mesh(np.asarray(trainer.mesh.devices)[:1], trainer.mesh.axis_names)
+    single = dataclasses.replace(trainer, mesh=alone, n_members=None)
+    done = to_host(run_lbfgs(single, stage, put_replicated(member_of(host, 0), alone), progress))
+    everywhere = stacked([done.params["prior"]] * n_members)
+
+    def shared(params: Any) -> Any:
+        return None if params is None else {**params, "prior": everywhere}
+
+    step = np.full(n_members, progress.step, np.int32)
+    average = None if host.average is None else shared(host.params)
+    return dataclasses.replace(host, params=shared(host.params), average=average, best=shared(host.params), step=step)
 
 
 def with_optimizer(state: TrainState, config: c.TrainConfig, progress: Progress) -> TrainState:
@@ -46,4 +74,5 @@ def with_optimizer(state: TrainState, config: c.TrainConfig, progress: Progress)
     if isinstance(stage, c.LbfgsStage):
         return state
     optimizer = make_optimizer(stage, make_schedule(stage, 1))
-    return dataclasses.replace(state, optimizer=optimizer.init(trained(state.params, stage.train)))
+    init = optimizer.init if progress.members is None else jax.vmap(optimizer.init)
+    return dataclasses.replace(state, optimizer=init(trained(state.params, stage.train)))

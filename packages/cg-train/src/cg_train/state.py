@@ -8,8 +8,10 @@ import numpy as np
 import pydantic
 
 from cg_data.contracts import Array, contract
+from cg_train.config import Plateau, ScheduleConfig, TrainConfig
+from cg_train.loss import SUMS
 
-WINDOW = ("loss", "weight", "squared", "components", "gradient_norm", "steps")
+WINDOW = (*SUMS, "gradient_norm", "steps")
 NEVER = -1
 
 
@@ -23,6 +25,8 @@ class TrainState:
     best            parameters of the best validation so far (those evaluated there)
     step            int32, steps done since the start of the run
     learning_scale  float32, product of the plateau schedule's reductions in this stage
+    loss_scale      float32, what the loss is multiplied by before it is differentiated in float16
+    good_steps      int32, steps since that was changed
     window          sums since the last line of metrics, float32
     failed_step     int32, the first step whose loss or gradient was not finite, which was not applied; -1 if none
     """
@@ -33,12 +37,18 @@ class TrainState:
     best: Any
     step: Array
     learning_scale: Array
+    loss_scale: Array
+    good_steps: Array
     window: dict[str, Array]
     failed_step: Array
 
 
 class Progress(pydantic.BaseModel):
-    """Where the run stands, on the host; written into each checkpoint."""
+    """Where the run stands, on the host; written into each checkpoint.
+
+    schedule_offset: steps of another run that its schedule goes on from; members: of an ensemble, what its members' validations
+    were, while the ensemble's own numbers are their means.
+    """
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
@@ -55,7 +65,9 @@ class Progress(pydantic.BaseModel):
     budget: dict[str, int | None] | None = None
     budget_shards: int = 0
     replans: int = 0
+    schedule_offset: int = 0
     finished: bool = False
+    members: list["Progress"] | None = None
 
     def note_validation(self, mse: float) -> bool:
         """Take in a validation's mean square error; return whether it is the run's best so far."""
@@ -68,13 +80,15 @@ class Progress(pydantic.BaseModel):
         self.best_mse, self.best_step = mse, self.step
         return True
 
-    def plateau_reached(self, mse: float, patience: int) -> bool:
-        """Take in a validation's error; return whether `patience` of them in a row brought nothing (and count anew)."""
+    def plateau_reached(self, mse: float, schedule: ScheduleConfig) -> bool:
+        """Take in a validation's error; return whether a plateau schedule's patience is over (and count anew)."""
+        if not isinstance(schedule, Plateau):
+            return False
         if self.plateau_best_mse is None or mse < self.plateau_best_mse:
             self.plateau_best_mse, self.validations_without_reduction = mse, 0
             return False
         self.validations_without_reduction += 1
-        if self.validations_without_reduction < patience:
+        if self.validations_without_reduction < schedule.patience:
             return False
         self.validations_without_reduction = 0
         return True
@@ -84,12 +98,16 @@ class Progress(pydantic.BaseModel):
         self.stage += 1
         self.stage_first_step = self.step
         self.budget = None
+        self.schedule_offset = 0
+        for member in self.members or []:
+            member.next_stage()
         self.stage_best_mse = self.plateau_best_mse = None
         self.validations_without_best = self.validations_without_reduction = 0
 
 
-def initial_state(params: Any, with_average: bool) -> TrainState:
+def initial_state(params: Any, config: TrainConfig) -> TrainState:
     """Return the state before the first stage."""
+    with_average = config.ema_decay is not None
     params = jax.tree.map(jnp.asarray, params)
     return TrainState(
         params=params,
@@ -98,6 +116,8 @@ def initial_state(params: Any, with_average: bool) -> TrainState:
         best=jax.tree.map(jnp.array, params),
         step=jnp.zeros((), jnp.int32),
         learning_scale=jnp.ones((), jnp.float32),
+        loss_scale=jnp.float32(config.mixed_precision.initial_loss_scale),
+        good_steps=jnp.zeros((), jnp.int32),
         window=empty_window(),
         failed_step=jnp.full((), NEVER, jnp.int32),
     )

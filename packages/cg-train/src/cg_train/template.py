@@ -37,6 +37,17 @@ stages:                     # one after the other
 loss:
   kind: mse                 # mse, huber
   huber_delta: 10.0         # kcal/mol/A; larger force errors count linearly
+  forces_weight: 1.0        # of the mean square error, (kcal/mol/A)^2
+  energy_weight: 0.0        # of that of energies per bead, (kcal/mol)^2, where data have them
+  stress_weight: 0.0        # of that of stress, (kcal/mol/A^3)^2
+  force_error_floor: 1.0    # f, kcal/mol/A: forces of standard error s weigh f^2 / (f^2 + s^2)
+  assumed_force_error: 0.0  # s of domains whose data give none
+
+energy_reference:           # energy per bead that a fresh network starts from; used where energies are learned
+  use_checkpoint: true      # first: that of the checkpoint a run goes on from
+  species: null             # then given ones, for example {ALA: -3.1, GLY: -2.0}, kcal/mol
+  solve: false              # then least squares over compositions
+  shift: null               # then one for every bead; else the mean
 
 augmentation:
   random_rotation: false
@@ -45,6 +56,10 @@ augmentation:
 
 frames_per_batch: 32        # of one step, over all devices together
 gradient_accumulation: 1    # parts of a batch, one after the other, to save memory
+mixed_precision:
+  matmul: float32           # float32, bfloat16, float16: operands of matrix products in the training step
+  initial_loss_scale: 32768.0 # float16: halved where gradients overflow
+  growth_steps: 2000        # float16: doubled after so many steps without
 ema_decay: 0.99             # average of the parameters for validation and bundle; null: none
 seed: 0
 
@@ -58,6 +73,9 @@ checkpoints:
   keep: 2                   # newest; the best by validation is kept besides
 
 log_every_steps: 20
+trackers:                   # besides metrics.jsonl
+  tensorboard: false        # needs cg-train[tensorboard]
+  wandb_project: null       # needs cg-train[wandb]; offline unless WANDB_MODE=online
 platform: null              # cpu, gpu, tpu: fail unless JAX runs on it
 devices: null               # of this process; null: all
 parameters: best            # which the bundle holds: best (by validation) or last

@@ -17,7 +17,7 @@ from cg_train.metrics import Journal
 from cg_train.order import SampleOrder
 from cg_train.preemption import Stopped, StopRequest
 from cg_train.state import Progress, TrainState
-from cg_train.targets import PriorForces, Targets
+from cg_train.targets import FrozenPrior, Targets
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Trainer:
     """A run's inputs and outputs.
 
     validation is None where the split has no frames; journal is None in all processes but the first; inputs are fingerprints of
-    the files that the run learns from; dtype is that of positions and forces.
+    the files that the run learns from; dtype is that of positions and forces; n_members is that of an ensemble, whose state has a
+    leading axis of members.
     """
 
     config: TrainConfig
@@ -38,9 +39,10 @@ class Trainer:
     journal: Journal | None
     stop: StopRequest
     inputs: dict[str, str]
-    prior_forces: PriorForces | None
+    frozen_prior: FrozenPrior | None
     resume_hint: str
     dtype: np.dtype
+    n_members: int | None = None
 
     @property
     def is_main(self) -> bool:
@@ -64,8 +66,12 @@ class Trainer:
             number = self.stop.signal_number or signal.SIGTERM
             raise Stopped(number, f"stopped after step {progress.step}, everything is saved; go on with: {self.resume_hint}")
 
-    def targets(self, source: GraphSource, state: TrainState, frozen_prior: bool) -> Targets:
-        """Return what is to be learned on a source: its forces, less those of the prior as it stands, if it is frozen."""
-        if self.prior_forces is None or not frozen_prior:
+    def targets(self, source: GraphSource, state: TrainState, subtracted: bool) -> Targets:
+        """Return what is to be learned on a source: its forces, less those of the prior as it stands, if that is wanted."""
+        if self.frozen_prior is None or not subtracted:
             return Targets(source, None)
-        return Targets(source, self.prior_forces(to_host(state.params["prior"]), source))
+        arrays = to_host(state.params["prior"])
+        if self.n_members is not None:
+            # A prior that is subtracted is the same in all members.
+            arrays = jax.tree.map(lambda array: array[0], arrays)
+        return Targets(source, self.frozen_prior(arrays, source))

@@ -1,0 +1,57 @@
+"""Matrix products of an energy in a lower precision, whatever network it is, while everything else stays as it was."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core.primitives import dot_general_p
+
+from cg_data.contracts import Array, BeadGraph, EnergyFn, Params
+
+INLINED = ("jit", "pjit", "closed_call", "custom_vjp_call", "remat2", "checkpoint")
+
+
+def low_precision(energy: EnergyFn, matmul: str) -> EnergyFn:
+    """Return the energy with the operands of its matrix products rounded to `matmul` (float32: as it is).
+
+    Products are accumulated in float32 and come out in the dtype they had. Derivatives are those of the rounded function, so the
+    products of forces and of the loss's gradient are rounded too. Inside loops (scan, while) nothing is changed.
+    """
+    if matmul == "float32":
+        return energy
+    dtype = jnp.dtype(matmul)
+
+    def evaluate(params: Params, graph: BeadGraph) -> Array:
+        leaves, structure = jax.tree.flatten((params, graph))
+        closed = jax.make_jaxpr(lambda *flat: energy(*jax.tree.unflatten(structure, flat)))(*leaves)
+        return _evaluate(closed.jaxpr, closed.consts, leaves, dtype)[0]
+
+    return evaluate
+
+
+def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], dtype: jnp.dtype) -> list[Any]:
+    values: dict[Any, Any] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *arguments], strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
+    for equation in jaxpr.eqns:
+        operands = [read(atom) for atom in equation.invars]
+        inner = equation.params.get("jaxpr") if equation.primitive.name in INLINED else None
+        if equation.primitive is dot_general_p and jnp.issubdtype(operands[0].dtype, jnp.floating):
+            results = [_product(operands[0], operands[1], equation.params, dtype)]
+        elif isinstance(inner, ClosedJaxpr):
+            results = _evaluate(inner.jaxpr, inner.consts, operands, dtype)
+        else:
+            found = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(equation.params))
+            results = found if equation.primitive.multiple_results else [found]
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _product(a: Array, b: Array, parameters: dict[str, Any], dtype: jnp.dtype) -> Array:
+    wanted = parameters["preferred_element_type"] or jnp.result_type(a, b)
+    product = jax.lax.dot_general(a.astype(dtype), b.astype(dtype), parameters["dimension_numbers"], preferred_element_type=jnp.float32)
+    return product.astype(wanted)
