@@ -94,6 +94,8 @@ def test_static_modules_have_no_symbolic_size_and_one_entry_per_argument(
 ) -> None:
     manifest = read_manifest(artifact)
     assert [module.beads for module in manifest.modules] == [ladder[0].beads]
+    assert [sorted(module.platforms) for module in manifest.modules] == [["cpu", "cuda"]]
+    assert export.deserialize(bytearray((artifact / "model.jaxexport").read_bytes())).platforms == ("cpu", "cuda")
     static = export_static(jitted_function(graph_energy(bundle, "full")), ladder[0], "cpu")
     assert "tensor<?" not in static.mlir_module()
     assert len(static.in_avals) == len(ARGUMENTS) == len(manifest.arguments)
