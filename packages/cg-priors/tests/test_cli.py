@@ -107,3 +107,28 @@ def test_a_gap_between_beads_starts_a_new_segment():
     positions = np.zeros((1, 4, 3), np.float32)
     positions[0, :, 0] = [0, 3.8, 12.0, 15.8]
     assert frames_from_arrays(positions, ["ALA"] * 4, 300).chain_index.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trajectory_that_mdanalysis_reads_gives_the_same_frames(trp_cage, tmp_path):
+    analysis = pytest.importorskip("MDAnalysis")
+    frames, species = trp_cage
+    universe = analysis.Universe.empty(21, 21, atom_resindex=np.arange(21), residue_segindex=np.zeros(21, int), trajectory=True)
+    universe.add_TopologyAttr("names", ["CA"] * 20 + ["O"])
+    universe.add_TopologyAttr("resnames", [species[s] for s in frames.species] + ["HOH"])
+    universe.add_TopologyAttr("resids", np.arange(1, 22))
+    universe.atoms.positions = np.concatenate([frames.positions[0], np.zeros((1, 3))])
+    universe.atoms.write(tmp_path / "topology.pdb")
+    with analysis.Writer(str(tmp_path / "run.dcd"), 21) as writer:
+        for x in frames.positions[:5]:
+            universe.atoms.positions = np.concatenate([x, np.zeros((1, 3))])
+            writer.write(universe.atoms)
+    (read,), names = read_frames(tmp_path / "run.dcd", topology=tmp_path / "topology.pdb", temperature_kelvin=348.0)
+    np.testing.assert_allclose(read.positions, frames.positions[:5], atol=1e-5)
+    assert [names[s] for s in read.species] == [species[s] for s in frames.species]
+    assert (read.temperature == 348).all()
+    done = call("fit", tmp_path / "run.dcd", "--topology", tmp_path / "topology.pdb", "-o", tmp_path / "prior.yaml",
+                "temperature_kelvin=348", "bootstrap_samples=0", "angle.order=2", "dihedral.order=1")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    with pytest.raises(UserError, match="do not state their temperature"):
+        read_frames(tmp_path / "run.dcd", topology=tmp_path / "topology.pdb")

@@ -14,7 +14,7 @@ import numpy as np
 from cg_data.units import thermal_energy
 from cg_priors.divergence import coarse
 from cg_priors.histogram import sampled_range
-from cg_priors.linear import Confinement, LinearBasis, Row
+from cg_priors.linear import Confinement, LinearBasis, Row, unconfined
 
 Estimate = Literal["likelihood", "kde", "histogram"]
 Objective = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
@@ -23,6 +23,8 @@ PENALTY = 1e-3
 """Weight of the squared shortfalls of slope, (kcal/mol per unit)^-2, against the likelihood per sample."""
 COEFFICIENT_SCALE = 50.0
 """Prior width of a coefficient, kcal/mol; weighs as much as one observation."""
+SMALLEST_DECREASE = 1e-13
+"""Decrease of the log-likelihood per sample at which Newton's method stops, relative to its size or to 1."""
 ROUGHNESS = 1e-4
 """Weight of squared second differences of spline coefficients: decides only where data are silent."""
 
@@ -130,38 +132,56 @@ def maximum_likelihood(
 
 
 def minimise(objective: Objective, start: np.ndarray, confinement: Confinement | None = None, iterations: int = 200) -> np.ndarray:
-    """Return the minimum of a convex function with gradient and Hessian, plus the penalty of a confinement, by damped Newton."""
+    """Return the minimum of a convex function with gradient and Hessian, plus the penalty of a confinement, by damped Newton.
 
-    def penalised(c: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        value, gradient, hessian = objective(c)
-        if confinement is not None and len(confinement.least):
-            short = confinement.shortfall(c)
-            active = confinement.rows[short > 0]
-            value = value + PENALTY * short @ short
-            gradient = gradient - 2 * PENALTY * confinement.rows.T @ short
-            hessian = hessian + 2 * PENALTY * active.T @ active
-        return value, gradient, hessian
-
+    Each step goes to the exact minimum of the quadratic model plus the penalty, so the demands that bind are found at once.
+    """
+    bounds = unconfined(len(start)) if confinement is None else confinement
     c = start
-    value, gradient, hessian = penalised(c)
+    value, gradient, hessian = objective(c)
+    penalty = PENALTY * float(np.sum(bounds.shortfall(c) ** 2))
     for _ in range(iterations):
-        size = np.sqrt(np.maximum(np.diag(hessian), 1e-30))
-        scaled = hessian / np.outer(size, size) + 1e-12 * np.eye(len(c))
-        step = -np.linalg.lstsq(scaled, gradient / size, rcond=1e-14)[0] / size
-        decrease = float(-gradient @ step)
-        if decrease < 1e-13:
+        step = _model_minimum(gradient, hessian, Confinement(bounds.rows, bounds.least - bounds.rows @ c))
+        after = PENALTY * float(np.sum(bounds.shortfall(c + step) ** 2))
+        decrease = penalty - after - float(gradient @ step + 0.5 * step @ hessian @ step)
+        if decrease < SMALLEST_DECREASE * max(1.0, abs(value)):
             break
         length = 1.0
         while length > 1e-8:
-            trial = penalised(c + length * step)
-            if trial[0] <= value - 1e-4 * length * decrease:
+            trial = objective(c + length * step)
+            trial_penalty = PENALTY * float(np.sum(bounds.shortfall(c + length * step) ** 2))
+            if trial[0] + trial_penalty <= value + penalty - 1e-4 * length * decrease:
                 break
             length *= 0.5
         else:
             break
         c = c + length * step
-        value, gradient, hessian = trial
+        (value, gradient, hessian), penalty = trial, trial_penalty
     return c
+
+
+def _model_minimum(gradient: np.ndarray, hessian: np.ndarray, bounds: Confinement) -> np.ndarray:
+    """Return d that minimises 1/2 d H d + g d + PENALTY |max(0, least - rows d)|^2.
+
+    The dual of this problem is a least squares problem with non-negative unknowns, one per demand; it is solved for the demands
+    that have been seen violated, until no other is.
+    """
+    from scipy.optimize import nnls
+
+    size = np.sqrt(np.maximum(np.diag(hessian), 1e-30))
+    values, vectors = np.linalg.eigh(hessian / np.outer(size, size))
+    root = vectors / np.sqrt(np.maximum(values, 1e-14 * values[-1])) / size[:, None]
+    free = root.T @ gradient
+    step = -root @ free
+    seen = np.zeros(len(bounds.least), bool)
+    while (new := (bounds.shortfall(step) > 1e-9) & ~seen).any():
+        seen |= new
+        rows, least = bounds.rows[seen], bounds.least[seen]
+        soft = np.sqrt(2 * PENALTY)
+        system = np.vstack([root.T @ rows.T, np.eye(len(least)) / soft])
+        force, _ = nnls(system, np.concatenate([free, least * soft]))
+        step = root @ (root.T @ rows.T @ force - free)
+    return step
 
 
 def log_likelihood(energy: np.ndarray, counts: np.ndarray, weights: np.ndarray, temperature_kelvin: float) -> float:

@@ -100,6 +100,6 @@ class PriorConfig(Configuration):
     force_match: ForceMatchConfig = ForceMatchConfig()
     bootstrap_samples: int = Field(default=20, ge=0)
     """Resamples of whole blocks of trajectories behind every standard error; fewer than 2: none."""
-    pair_frames: int = Field(default=1000, ge=1)
+    pair_frames: int = Field(default=200, ge=1)
     """Frames of one block whose non-bonded distances are looked at, evenly spaced."""
     seed: int = 0

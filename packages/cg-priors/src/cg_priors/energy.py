@@ -15,12 +15,14 @@ from cg_priors.forms import FORMS
 from cg_priors.geometry import bend_angle, dihedral_angle, distance
 from cg_priors.keys import KEY_COLUMNS, row_lookup
 from cg_priors.parameters import PriorParameters, Term
-from cg_priors.safe import masked, namespace
+from cg_priors.safe import masked, namespace, safe_norm
 
 PriorArrays = Mapping[str, Mapping[str, Array]]
 
 EXCLUDED_SEPARATIONS = (2, 5)
 """Sequence separations of the excluded volume, both included."""
+ON_EDGES = ("repulsion", "excluded_volume")
+"""Terms that act on edges of the graph."""
 REPULSION_SEPARATION = 6
 """Smallest sequence separation of the repulsion; beads of different segments are infinitely far apart in sequence."""
 
@@ -77,45 +79,78 @@ def prior_energy_terms(prior: PriorParameters) -> Callable[[PriorArrays, BeadGra
     Edges must reach `prior.cutoff_angstrom`; longer ones cost time but change nothing. Geometry and energies have the dtype of
     the positions, the arrays are cast to it. Gradients are finite at coincident beads and collinear tuples, zero for padding.
     """
-    lookups = {name: row_lookup(name, term.rows, prior.species_names) for name, term in prior.terms.items()}
+    tuple_energies = _tuple_energies(prior)
 
     def energies(arrays: PriorArrays, graph: BeadGraph) -> dict[str, Array]:
-        if namespace(graph, arrays) is jnp:
-            graph, arrays = jax.tree.map(jnp.asarray, (graph, arrays))
-        return {name: _term_energy(name, term, lookups[name], arrays[name], graph) for name, term in prior.terms.items()}
+        n = graph.positions.shape[0]
+        return {name: add_at(n, *_shares(name, *each)) for name, each in tuple_energies(arrays, graph).items()}
 
     return energies
 
 
 def prior_energy(prior: PriorParameters) -> Callable[[PriorArrays, BeadGraph], Array]:
-    """Return `(arrays, graph) -> [n_beads]` kcal/mol, the sum over terms of `prior_energy_terms`."""
-    terms = prior_energy_terms(prior)
+    """Return `(arrays, graph) -> [n_beads]` kcal/mol, the sum over terms of `prior_energy_terms`.
+
+    Terms on edges are added edge by edge and then summed over beads once, which on CPU is most of their cost.
+    """
+    tuple_energies = _tuple_energies(prior)
 
     def energy(arrays: PriorArrays, graph: BeadGraph) -> Array:
-        zero = namespace(graph, arrays).zeros(graph.positions.shape[0], graph.positions.dtype)
-        return sum(terms(arrays, graph).values(), zero)
+        xp = namespace(graph, arrays)
+        total = xp.zeros(graph.positions.shape[0], graph.positions.dtype)
+        on_edges = []
+        for name, (tuples, values) in tuple_energies(arrays, graph).items():
+            if name in ON_EDGES:
+                on_edges.append((tuples, values))
+            else:
+                total = total + add_at(len(total), *_shares(name, tuples, values))
+        if on_edges:
+            total = total + add_at(len(total), *_shares(ON_EDGES[0], on_edges[0][0], sum(values for _, values in on_edges)))
+        return total
 
     return energy
 
 
-def _term_energy(name: str, term: Term, lookup: np.ndarray, arrays: Mapping[str, Array], graph: BeadGraph) -> Array:
+def _tuple_energies(prior: PriorParameters) -> Callable[[PriorArrays, BeadGraph], dict[str, tuple[Array, Array]]]:
+    """Return `(arrays, graph) -> {term: (tuples [n, width], energies [n])}`, weights applied, masked tuples 0."""
+    lookups = {name: row_lookup(name, term.rows, prior.species_names) for name, term in prior.terms.items()}
+
+    def energies(arrays: PriorArrays, graph: BeadGraph) -> dict[str, tuple[Array, Array]]:
+        if namespace(graph, arrays) is jnp:
+            graph, arrays = jax.tree.map(jnp.asarray, (graph, arrays))
+        on_edges = edge_lengths(graph) if any(name in ON_EDGES for name in prior.terms) else None
+        return {name: _term_energy(name, term, lookups[name], arrays[name], graph, on_edges) for name, term in prior.terms.items()}
+
+    return energies
+
+
+def edge_lengths(graph: BeadGraph) -> Array:
+    """Return the lengths of a graph's edges, [n_edges] angstrom."""
+    vectors = graph.positions[graph.receivers] - graph.positions[graph.senders]
+    return safe_norm(vectors if graph.shifts is None else vectors + graph.shifts)
+
+
+def _term_energy(
+    name: str, term: Term, lookup: np.ndarray, arrays: Mapping[str, Array], graph: BeadGraph, on_edges: Array | None
+) -> tuple[Array, Array]:
     kind = TERM_KINDS[name]
     xp = namespace(graph, arrays)
     tuples, mask = kind.tuples(graph)
-    points = graph.positions[tuples]
-    if name in ("repulsion", "excluded_volume") and graph.shifts is not None:
-        # The receiver is the second point of a pair.
-        points = xp.stack([points[:, 0], points[:, 1] + graph.shifts], 1)
-    x = kind.feature(points)
+    # The terms on edges share one computation of lengths, and so one gradient with respect to the positions.
+    x = on_edges if on_edges is not None and name in ON_EDGES else kind.feature(graph.positions[tuples])
     rows = _rows_of(name, term, lookup, tuples, graph.species)
     p = {key: xp.asarray(value).astype(x.dtype)[rows] for key, value in arrays.items()}
     formula = FORMS[term.form].formula
-    energy = term.weight * masked(lambda inside: formula(inside, p, term.settings), mask, x, substitute=kind.substitute)
-    if name in ("repulsion", "excluded_volume"):
-        return add_at(graph.positions.shape[0], tuples[:, 1], 0.5 * energy)
+    return tuples, term.weight * masked(lambda inside: formula(inside, p, term.settings), mask, x, substitute=kind.substitute)
+
+
+def _shares(name: str, tuples: Array, energy: Array) -> tuple[Array, Array]:
+    """Return which bead gets how much of each tuple's energy, both flat."""
+    if name in ON_EDGES:
+        return tuples[:, 1], 0.5 * energy
     width = tuples.shape[1]
-    shares = xp.broadcast_to((energy / width)[:, None], tuples.shape)
-    return add_at(graph.positions.shape[0], tuples.reshape(-1), shares.reshape(-1))
+    shares = namespace(tuples, energy).broadcast_to((energy / width)[:, None], tuples.shape)
+    return tuples.reshape(-1), shares.reshape(-1)
 
 
 def _rows_of(name: str, term: Term, lookup: np.ndarray, tuples: Array, species: Array) -> Array:

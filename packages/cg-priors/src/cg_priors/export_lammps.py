@@ -23,8 +23,13 @@ from cg_priors.keys import KEY_COLUMNS, row_lookup
 from cg_priors.parameters import BONDED, PriorParameters
 
 TABLE_POINTS = 6000
+SPLINE_TABLE_POINTS = 24_000
+"""Of the angles and dihedrals that are splines: LAMMPS interpolates the force by a smooth curve, and a spline's force has kinks."""
 BOND_TABLE_POINTS = 30_000
-LONGEST_BOND_ANGSTROM = 30.0
+LONGEST_BOND_ANGSTROM = 8.0
+"""End of a bond's table; LAMMPS stops where a bond gets longer."""
+LONGEST_PAIR_ANGSTROM = 30.0
+"""End of the table of a pair two to five residues apart, 5 x 3.8 angstrom at most while bonds hold."""
 SHORTEST_PAIR_ANGSTROM = 0.05
 TYPICAL_MASS_AMU = 110.0
 BOX_MARGIN_ANGSTROM = 100.0
@@ -43,7 +48,8 @@ class Section:
 def export_lammps(output: Path | str, prior: PriorParameters, molecule: BeadFrames) -> list[Path]:
     """Write `prior.settings`, its tables, `prior.data` (first frame of `molecule`) and `in.prior` into a new folder.
 
-    Returns the files. Energies agree with `energy.prior_energy_terms` to better than 1e-6 relative.
+    Returns the files. Energies agree with `energy.prior_energy_terms` to better than 1e-6 relative, forces to better
+    than 1e-6 of the largest.
     """
     output = Path(output)
     prior.check("export")
@@ -78,13 +84,13 @@ def _settings(prior: PriorParameters, sections: dict[str, Section], folder: Path
         f"# prior at {prior.temperature_kelvin:g} K; include after read_data; weights are multiplied in",
         f"bond_style hybrid {' '.join(_bond_styles(prior))}",
         "special_bonds lj 0.0 1.0 1.0",
-        f"comm_modify cutoff {LONGEST_BOND_ANGSTROM + 2:g}",
+        f"comm_modify cutoff {LONGEST_PAIR_ANGSTROM + 2:g}",
     ]
     for name, section in sections.items():
         term = prior.terms[name]
         kind = "bond" if name == "excluded_volume" else name
         if kind != "bond":
-            lines.append(f"{kind}_style " + ("fourier" if term.form == "periodic" else f"table spline {TABLE_POINTS}"))
+            lines.append(f"{kind}_style " + ("fourier" if term.form == "periodic" else f"table spline {_points(term.form)}"))
         for index, row in enumerate(term.rows):
             number = section.first_type + index
             if term.form == "harmonic":
@@ -136,13 +142,13 @@ def _tabulate(prior: PriorParameters, name: str, index: int) -> tuple[np.ndarray
     """Return the table of a row: coordinate (angstrom or degrees), energy and minus its derivative, weights included."""
     term = prior.terms[name]
     if name == "angle":
-        x = np.linspace(0, np.pi, TABLE_POINTS + 1)
+        x = np.linspace(0, np.pi, _points(term.form) + 1)
     elif name == "dihedral":
-        x = np.linspace(-np.pi, np.pi, TABLE_POINTS, endpoint=False)
+        x = np.linspace(-np.pi, np.pi, _points(term.form), endpoint=False)
     elif name == "repulsion":
         x = np.linspace(SHORTEST_PAIR_ANGSTROM, term.settings["cutoff"], TABLE_POINTS)
     else:
-        x = np.linspace(0, LONGEST_BOND_ANGSTROM, BOND_TABLE_POINTS + 1)
+        x = np.linspace(0, LONGEST_BOND_ANGSTROM if name == "bond" else LONGEST_PAIR_ANGSTROM, BOND_TABLE_POINTS + 1)
     p = {key: np.asarray(value, np.float64)[index : index + 1] for key, value in prior.arrays[name].items()}
 
     def energy(at: np.ndarray) -> np.ndarray:
@@ -154,6 +160,10 @@ def _tabulate(prior: PriorParameters, name: str, index: int) -> tuple[np.ndarray
     if name in ("angle", "dihedral"):
         return np.degrees(x), energy(x), force / np.degrees(1)
     return x, energy(x), force
+
+
+def _points(form: str) -> int:
+    return SPLINE_TABLE_POINTS if form == "spline" else TABLE_POINTS
 
 
 def _append_table(path: Path, keyword: str, x: np.ndarray, energy: np.ndarray, force: np.ndarray, more: str = "") -> None:

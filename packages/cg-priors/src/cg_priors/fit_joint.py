@@ -17,12 +17,10 @@ from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError
 from cg_priors.boltzmann import COEFFICIENT_SCALE, minimise
 from cg_priors.config import PriorConfig
-from cg_priors.energy import TERM_KINDS
 from cg_priors.fit_term import RowFit, spread, stack_rows
-from cg_priors.force_frames import ForceFrames, force_frames
+from cg_priors.force_frames import ForceFrames, force_frames, term_features, term_tuples
 from cg_priors.forms import soft_sphere_slope
-from cg_priors.geometry import feature_gradient
-from cg_priors.keys import KEY_COLUMNS, row_lookup
+from cg_priors.keys import row_lookup
 from cg_priors.linear import Confinement, LinearBasis, Row
 from cg_priors.parameters import BONDED, PriorParameters, Term
 
@@ -114,26 +112,16 @@ def _normal_equations(chosen: Sequence[ForceFrames], columns: Sequence[Columns],
     m = columns[-1].stop
     normal = (np.zeros((n_blocks, m, m)), np.zeros((n_blocks, m)), np.zeros(n_blocks), np.zeros(n_blocks))
     for item in track(chosen, "normal equations"):
-        tuples = [_term_tuples(column, item) for column in columns]
+        tuples = [term_tuples(column.name, column.lookup, item.graph) for column in columns]
         for start in range(0, len(item.positions), CHUNK_FRAMES):
             part = slice(start, start + CHUNK_FRAMES)
             designs = _designs(item.positions[part], columns, tuples, m)
-            for design, forces, block in zip(designs, item.forces[part], item.block[part], strict=True):
-                normal[0][block] += design.T @ design
-                normal[1][block] += design.T @ forces.reshape(-1)
-                normal[2][block] += (forces**2).sum()
-                normal[3][block] += forces.size
+            for design, forces, block, weight in zip(designs, item.forces[part], item.block[part], item.weight[part], strict=True):
+                normal[0][block] += weight * design.T @ design
+                normal[1][block] += weight * design.T @ forces.reshape(-1)
+                normal[2][block] += weight * (forces**2).sum()
+                normal[3][block] += weight * forces.size
     return normal
-
-
-def _term_tuples(column: Columns, item: ForceFrames) -> tuple[np.ndarray, np.ndarray]:
-    """Return the term's tuples [n, width] (each pair once) and their rows [n]."""
-    tuples, mask = TERM_KINDS[column.name].tuples(item.graph)
-    tuples = np.asarray(tuples)[np.asarray(mask)]
-    if column.name not in BONDED:
-        tuples = tuples[tuples[:, 0] < tuples[:, 1]]
-    species = item.graph.species
-    return tuples, column.lookup[tuple(species[tuples[:, k]] for k in KEY_COLUMNS[column.name])]
 
 
 def _designs(positions: np.ndarray, columns: Sequence[Columns], tuples: Sequence[tuple[np.ndarray, np.ndarray]], m: int) -> np.ndarray:
@@ -141,17 +129,9 @@ def _designs(positions: np.ndarray, columns: Sequence[Columns], tuples: Sequence
     n_frames, n_beads, _ = positions.shape
     design = np.zeros((n_frames * n_beads, 3, m))
     for column, (indices, rows) in zip(columns, tuples, strict=True):
-        if not len(indices):
+        beads, rows, x, gradient = term_features(column.name, column.term, positions, indices, rows)
+        if not len(beads):
             continue
-        beads = (indices + n_beads * np.arange(n_frames)[:, None, None]).reshape(-1, indices.shape[1])
-        rows = np.tile(rows, n_frames)
-        points = positions.reshape(-1, 3)[beads]
-        if column.basis is None:
-            near = np.linalg.norm(points[:, 1] - points[:, 0], axis=1) < column.term.settings["cutoff"]
-            beads, rows, points = beads[near], rows[near], points[near]
-            if not len(beads):
-                continue
-        x, gradient = TERM_KINDS[column.name].feature(points), feature_gradient(points)
         slopes = column.basis.slopes(x) if column.basis is not None else _soft_sphere_slopes(column, x, rows)
         place = column.start + rows[:, None] * column.size + np.arange(column.size)
         for corner in range(beads.shape[1]):

@@ -15,7 +15,7 @@ from cg_priors.fit_harmonic import fit_cis_trans, harmonic_basis
 from cg_priors.fit_periodic import fit_gaussians, periodic_basis, thermal_setting
 from cg_priors.fit_spline import spline_basis
 from cg_priors.forms import FORMS
-from cg_priors.histogram import Histogram, pooled, sampled_range
+from cg_priors.histogram import Histogram, sampled_range
 from cg_priors.keys import POOLED
 from cg_priors.linear import LinearBasis, Row
 from cg_priors.parameters import Term
@@ -67,7 +67,7 @@ def fit_term(name: str, options: Any, histogram: Histogram, temperature: float, 
 def choose_rows(name: str, options: Any, histogram: Histogram) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return row name -> [n_blocks, n_bins] counts, the pooled row first, and a note of the keys that fell back to it."""
     by_name = histogram.by_name()
-    rows = {POOLED: pooled(by_name)}
+    rows = {POOLED: histogram.counts.sum(1)}
     notes: dict[str, Any] = {}
     if options.form == "cis_trans":
         before_proline = [counts for key, counts in by_name.items() if key.endswith("-PRO")]

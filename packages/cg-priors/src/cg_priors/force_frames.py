@@ -8,16 +8,25 @@ import numpy as np
 from cg_data.contracts import BeadFrames, BeadGraph
 from cg_data.errors import require
 from cg_data.topology import bonded_tuples
+from cg_priors.energy import TERM_KINDS
+from cg_priors.geometry import feature_gradient
 from cg_priors.histogram import trajectory_blocks
+from cg_priors.keys import KEY_COLUMNS
+from cg_priors.parameters import BONDED, Term
 
 
 @dataclass(frozen=True)
 class ForceFrames:
-    """Frames of one domain: positions, forces [n_frames, n_beads, 3] float64; block [n_frames]; graph: all pairs, frame 0."""
+    """Frames of one domain.
+
+    positions, forces [n_frames, n_beads, 3] float64; block [n_frames]; weight [n_frames] of each frame's squared errors; graph:
+    all pairs, frame 0.
+    """
 
     positions: np.ndarray
     forces: np.ndarray
     block: np.ndarray
+    weight: np.ndarray
     graph: BeadGraph
 
 
@@ -32,8 +41,35 @@ def force_frames(frames: Sequence[BeadFrames], max_frames: int) -> list[ForceFra
             "force matching: expected frames with forces, received none: use method=boltzmann or prepare the data with forces",
         )
         positions, forces = (np.asarray(value[::stride], np.float64) for value in (item.positions, item.forces))
-        chosen.append(ForceFrames(positions, forces, block[::stride], all_pairs_graph(item, positions[0])))
+        weight = np.ones(len(positions)) if item.weight is None else np.asarray(item.weight[::stride], np.float64)
+        chosen.append(ForceFrames(positions, forces, block[::stride], weight, all_pairs_graph(item, positions[0])))
     return chosen
+
+
+def term_tuples(name: str, lookup: np.ndarray, graph: BeadGraph) -> tuple[np.ndarray, np.ndarray]:
+    """Return a term's tuples [n, width], each pair once, and their rows [n] (`lookup`: see `keys.row_lookup`)."""
+    tuples, mask = (np.asarray(some) for some in TERM_KINDS[name].tuples(graph))
+    tuples = tuples[mask]
+    if name not in BONDED:
+        tuples = tuples[tuples[:, 0] < tuples[:, 1]]
+    return tuples, lookup[tuple(graph.species[tuples[:, k]] for k in KEY_COLUMNS[name])]
+
+
+def term_features(
+    name: str, term: Term, positions: np.ndarray, tuples: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return a term's coordinates over frames, positions [n_frames, n_beads, 3], pairs beyond the cutoff left out.
+
+    Beads [n, width], counted through all frames; rows [n]; coordinates x [n]; dx/dr [n, width, 3].
+    """
+    n_frames, n_beads, _ = positions.shape
+    beads = (tuples + n_beads * np.arange(n_frames)[:, None, None]).reshape(-1, tuples.shape[1])
+    rows = np.tile(rows, n_frames)
+    points = positions.reshape(-1, 3)[beads]
+    if name not in BONDED:
+        near = np.linalg.norm(points[:, 1] - points[:, 0], axis=1) < term.settings["cutoff"]
+        beads, rows, points = beads[near], rows[near], points[near]
+    return beads, rows, TERM_KINDS[name].feature(points), feature_gradient(points)
 
 
 def all_pairs_graph(item: BeadFrames, positions: np.ndarray) -> BeadGraph:

@@ -49,29 +49,31 @@ def cis_trans(x: Array, p: Parameters, settings: Settings) -> Array:
     return -kt * xp.logaddexp(-trans / kt, -cis / kt)
 
 
-def harmonics(x: Array, order: int) -> tuple[Array, Array]:
-    """Return cos(n x) and sin(n x) for n = 1..order, each [..., order], by the angle-sum recurrence."""
-    xp = namespace(x)
+def series(x: Array, a: Array, b: Array) -> Array:
+    """Return sum_n a_n cos(n x) + b_n sin(n x), n = 1..order, [...]; a, b [..., order]; by the angle-sum recurrence.
+
+    Summed term by term: stacking the harmonics first makes XLA compute each of them from the first one again.
+    """
+    xp = namespace(x, a, b)
     c1, s1 = xp.cos(x), xp.sin(x)
-    cosines, sines = [c1], [s1]
-    for _ in range(order - 1):
-        c, s = cosines[-1], sines[-1]
-        cosines.append(c * c1 - s * s1)
-        sines.append(s * c1 + c * s1)
-    return xp.stack(cosines, -1), xp.stack(sines, -1)
+    c, s = c1, s1
+    total = a[..., 0] * c + b[..., 0] * s
+    for n in range(1, a.shape[-1]):
+        c, s = c * c1 - s * s1, s * c1 + c * s1
+        total = total + a[..., n] * c + b[..., n] * s
+    return total
 
 
 def fourier(x: Array, p: Parameters, settings: Settings) -> Array:
     """Return sum_n a_n cos(n x) + b_n sin(n x), n = 1..order."""
-    cosines, sines = harmonics(x, p["cosine"].shape[-1])
-    return (p["cosine"] * cosines + p["sine"] * sines).sum(-1)
+    return series(x, p["cosine"], p["sine"])
 
 
 def periodic(x: Array, p: Parameters, settings: Settings) -> Array:
     """Return sum_n k_n (1 + cos(n x - gamma_n)), n = 1..order."""
     xp = namespace(x, dict(p))
-    cosines, sines = harmonics(x, p["force_constants"].shape[-1])
-    return (p["force_constants"] * (1 + cosines * xp.cos(p["phases"]) + sines * xp.sin(p["phases"]))).sum(-1)
+    k, phases = p["force_constants"], p["phases"]
+    return k.sum(-1) + series(x, k * xp.cos(phases), k * xp.sin(phases))
 
 
 def quartic(x: Array, p: Parameters, settings: Settings) -> Array:

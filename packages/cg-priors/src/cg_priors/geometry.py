@@ -74,7 +74,11 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def cross(a: Array, b: Array) -> Array:
-    """Return the cross product over the last axis, [..., 3] x [..., 3] -> [..., 3]."""
+    """Return the cross product over the last axis, [..., 3] x [..., 3] -> [..., 3].
+
+    The components lie one after the other in memory, which keeps NumPy's inner loops long where those of the arguments do.
+    """
+    xp = namespace(a, b)
     a0, a1, a2 = a[..., 0], a[..., 1], a[..., 2]
     b0, b1, b2 = b[..., 0], b[..., 1], b[..., 2]
-    return namespace(a, b).stack([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0], -1)
+    return xp.moveaxis(xp.stack([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0]), 0, -1)

@@ -11,9 +11,11 @@ import numpy as np
 
 from cg_data.command_line import track
 from cg_data.contracts import BeadFrames
+from cg_data.mapped import release_pages
 from cg_data.topology import bonded_tuples
-from cg_priors.energy import EXCLUDED_SEPARATIONS, REPULSION_SEPARATION, TERM_KINDS, sequence_separation
-from cg_priors.keys import flat_keys, key_names
+from cg_priors.binning import Counter, bin_numbers, chain_coordinates, chain_of, pair_distances
+from cg_priors.energy import EXCLUDED_SEPARATIONS, REPULSION_SEPARATION, sequence_separation
+from cg_priors.keys import KEY_COLUMNS, key_name
 
 RANGES = {
     "bond": (2.0, 6.0, 1600),
@@ -23,8 +25,8 @@ RANGES = {
     "excluded_volume": (0.0, 10.0, 800),
 }
 """Lowest value, highest value, bins of each coordinate; angstrom and radian."""
-CHUNK_COORDINATES = 1_000_000
-"""Coordinates computed at once, which bounds the memory."""
+CHUNK_VALUES = 500_000
+"""Coordinates of one term read and counted at once, which bounds the memory."""
 WIDTHS = {"bond": 2, "angle": 3, "dihedral": 4}
 
 
@@ -47,12 +49,9 @@ class Histogram:
         return float(self.centres[1] - self.centres[0])
 
     def by_name(self) -> dict[str, np.ndarray]:
-        """Return [n_blocks, n_bins] counts of each key that occurs."""
-        groups: dict[str, np.ndarray] = {}
-        for index in np.flatnonzero(self.counts.any(axis=(0, 2))):
-            name = self.keys[index]
-            groups[name] = groups.get(name, 0) + self.counts[:, index]
-        return groups
+        """Return [n_blocks, n_bins] counts of each key that occurs: views, not copies."""
+        occurs = self.counts.sum((0, 2)) > 0
+        return {name: self.counts[:, index] for index, name in enumerate(self.keys) if occurs[index]}
 
 
 def trajectory_blocks(frames: Sequence[BeadFrames], smallest_number: int = 10, largest_number: int = 64) -> list[np.ndarray]:
@@ -72,25 +71,86 @@ def trajectory_blocks(frames: Sequence[BeadFrames], smallest_number: int = 10, l
 
 
 def accumulate(
-    frames: Sequence[BeadFrames], terms: Sequence[str], species_names: Sequence[str], pair_frames: int = 1000
+    frames: Sequence[BeadFrames], terms: Sequence[str], species_names: Sequence[str], pair_frames: int = 200
 ) -> dict[str, Histogram]:
     """Return the histogram of each named term over all frames, which must share one temperature.
 
     Non-bonded distances are taken below 10 angstrom, of at most `pair_frames` evenly spaced frames of each block and domain.
+    Where frames carry weights, counts are sums of weights. A memory-mapped array's pages are given back as they are read.
     """
     blocks = trajectory_blocks(frames)
     n_blocks = 1 + max((int(block.max()) for block in blocks if len(block)), default=0)
-    counts = {term: np.zeros((n_blocks, len(key_names(term, species_names)), RANGES[term][2]), np.int64) for term in terms}
+    everything = [{term: _keyed_tuples(item, term, species_names) for term in terms} for item in frames]
+    names = {term: sorted({name for keyed in everything for name in keyed[term].names}) for term in terms}
+    weighted = any(item.weight is not None for item in frames)
+    counts = {term: np.zeros((n_blocks, len(names[term]), RANGES[term][2]), float if weighted else np.int64) for term in terms}
     outside = dict.fromkeys(terms, 0)
-    for item, block in track(list(zip(frames, blocks, strict=True)), "histograms"):
-        for term in terms:
-            tuples = _tuples(item, term)
-            if not len(tuples):
-                continue
-            keys = flat_keys(term, np.asarray(item.species)[tuples], len(species_names))
-            for some, number in _chunks(block, len(tuples), None if term in WIDTHS else pair_frames):
-                outside[term] += _count(counts[term][number], np.asarray(item.positions[some]), tuples, keys, term)
-    return {term: Histogram(_centres(term), counts[term], tuple(key_names(term, species_names)), outside[term]) for term in terms}
+    work = [(*each, number) for each in zip(frames, blocks, everything, strict=True) for number in np.unique(each[1])]
+    for item, block, keyed, number in track(work, "histograms"):
+        mine = np.flatnonzero(block == number)
+        for term, found in _block_counts(item, mine, keyed, pair_frames, weighted).items():
+            if term in ("angle", "dihedral"):
+                # Rounding can put a value a hair beyond the ends.
+                found[:, 1] += found[:, 0]
+                found[:, -2] += found[:, -1]
+            elif term == "bond":
+                outside[term] += int(found[:, [0, -1]].sum())
+            counts[term][number, [names[term].index(name) for name in keyed[term].names]] += found[:, 1:-1]
+    return {term: Histogram(_centres(term), counts[term], tuple(names[term]), outside[term]) for term in terms}
+
+
+@dataclass(frozen=True)
+class KeyedTuples:
+    """Tuples of one term in one domain, [n, width]; names [n_keys] of the rows they can have, and which each has, keys [n]."""
+
+    tuples: np.ndarray
+    names: list[str]
+    keys: np.ndarray
+
+
+def _keyed_tuples(item: BeadFrames, term: str, species_names: Sequence[str]) -> KeyedTuples:
+    tuples = _tuples(item, term)
+    kinds, keys = np.unique(np.asarray(item.species)[tuples][:, list(KEY_COLUMNS[term])], axis=0, return_inverse=True)
+    names = [key_name(term, [species_names[kind] for kind in some]) for some in kinds]
+    distinct = sorted(set(names))
+    return KeyedTuples(tuples, distinct, np.array([distinct.index(name) for name in names], int)[keys.reshape(-1)])
+
+
+def _block_counts(
+    item: BeadFrames, mine: np.ndarray, keyed: Mapping[str, KeyedTuples], pair_frames: int, weighted: bool
+) -> dict[str, np.ndarray]:
+    """Return term -> [n_keys, n_bins + 2] counts over the frames `mine` of one domain, for terms that have tuples."""
+    counters = {
+        term: Counter(some.keys, len(some.names), RANGES[term][2], 2 * CHUNK_VALUES, weighted)
+        for term, some in keyed.items()
+        if len(some.tuples)
+    }
+    bonded = [term for term in counters if term in WIDTHS]
+    if bonded:
+        chain = chain_of(_tuples(item, "bond"))
+        for positions, weights in _read(item, mine, len(chain.bonds)):
+            for some, values in chain_coordinates(positions, chain):
+                for term in bonded:
+                    numbers = bin_numbers(values[term], *RANGES[term])
+                    counters[term].add(slice(None), numbers, None if weights is None else weights[some])
+    pairs = [term for term in counters if term not in WIDTHS]
+    if pairs:
+        thinned = mine if len(mine) <= pair_frames else mine[np.linspace(0, len(mine) - 1, pair_frames).round().astype(int)]
+        for positions, weights in _read(item, thinned, item.n_beads):
+            for term in pairs:
+                for some, which, distances in pair_distances(positions, keyed[term].tuples):
+                    counters[term].add(which, bin_numbers(distances, *RANGES[term]), None if weights is None else weights[some])
+    return {term: counter.flush() for term, counter in counters.items()}
+
+
+def _read(item: BeadFrames, mine: np.ndarray, n_tuples: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Yield positions [n, n_beads, 3] and weights [n] of some frames at a time."""
+    size = max(1, CHUNK_VALUES // max(1, n_tuples))
+    for start in range(0, len(mine), size):
+        part = mine[start : start + size]
+        some = slice(int(part[0]), int(part[-1]) + 1) if part[-1] - part[0] + 1 == len(part) else part
+        yield np.asarray(item.positions[some]), None if item.weight is None else np.asarray(item.weight[some], np.float64)
+        release_pages(item.positions)
 
 
 def _centres(term: str) -> np.ndarray:
@@ -108,32 +168,6 @@ def _tuples(item: BeadFrames, term: str) -> np.ndarray:
     return np.stack([first, second], 1)[chosen]
 
 
-def _chunks(block: np.ndarray, n_tuples: int, most: int | None) -> Iterator[tuple[slice | np.ndarray, int]]:
-    """Yield runs of frames of one block, small enough, with the block's number; of each block at most `most` frames."""
-    size = max(1, CHUNK_COORDINATES // n_tuples)
-    for number in np.unique(block):
-        mine = np.flatnonzero(block == number)
-        if most is not None and len(mine) > most:
-            mine = mine[np.linspace(0, len(mine) - 1, most).round().astype(int)]
-        for start in range(0, len(mine), size):
-            part = mine[start : start + size]
-            whole = part[-1] - part[0] + 1 == len(part)
-            yield (slice(int(part[0]), int(part[-1]) + 1) if whole else part), int(number)
-
-
-def _count(counts: np.ndarray, positions: np.ndarray, tuples: np.ndarray, keys: np.ndarray, term: str) -> int:
-    """Add the coordinates of [n_frames, n_beads, 3] positions to [n_keys, n_bins] counts; return how many fell outside."""
-    low, high, bins = RANGES[term]
-    values = TERM_KINDS[term].feature(positions[:, tuples])
-    index = np.floor((values - low) * (bins / (high - low))).astype(np.int64)
-    if term in ("angle", "dihedral"):
-        np.clip(index, 0, bins - 1, out=index)
-    inside = (index >= 0) & (index < bins)
-    flat = (keys[None, :] * bins + index)[inside]
-    counts += np.bincount(flat, minlength=counts.size).reshape(counts.shape)
-    return 0 if term in ("repulsion", "excluded_volume") else int(inside.size - inside.sum())
-
-
 def sampled_range(histogram: np.ndarray, centres: np.ndarray, quantile: float = 1e-4) -> tuple[float, float]:
     """Return the quantiles of [n_bins] counts at `quantile` and 1 - `quantile`: the range that the data speak for."""
     cumulative = np.cumsum(histogram) / histogram.sum()
@@ -141,8 +175,3 @@ def sampled_range(histogram: np.ndarray, centres: np.ndarray, quantile: float = 
     last = int(np.searchsorted(cumulative, 1 - quantile, side="left"))
     half = 0.5 * (centres[1] - centres[0])
     return float(centres[first] - half), float(centres[min(last, len(centres) - 1)] + half)
-
-
-def pooled(histograms: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the [n_blocks, n_bins] sum over keys."""
-    return np.sum(list(histograms.values()), axis=0)

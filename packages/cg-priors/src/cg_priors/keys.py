@@ -47,20 +47,6 @@ def row_lookup(term: str, rows: Sequence[str], species_names: Sequence[str]) -> 
     return lookup
 
 
-def key_names(term: str, species_names: Sequence[str]) -> list[str]:
-    """Return the row name of every flat key (see `flat_keys`), in order."""
-    if len(KEY_COLUMNS[term]) == 1:
-        return list(species_names)
-    names = [f"{a}-{b}" for a in species_names for b in species_names]
-    if term in UNORDERED:
-        n = len(species_names)
-        names = [names[min(a, b) * n + max(a, b)] for a in range(n) for b in range(n)]
-    return names
-
-
-def flat_keys(term: str, species: np.ndarray, n_species: int) -> np.ndarray:
-    """Return one integer per tuple from its beads' species, [n, width] -> [n]; unordered pairs share the smaller-first key."""
-    chosen = species[:, list(KEY_COLUMNS[term])].astype(np.int64)
-    if term in UNORDERED:
-        chosen = np.sort(chosen, axis=1)
-    return chosen @ n_species ** np.arange(chosen.shape[1])[::-1]
+def key_name(term: str, names: Sequence[str]) -> str:
+    """Return the name of the row for the residue names of a tuple's key beads; pairs without direction alphabetically."""
+    return "-".join(sorted(names) if term in UNORDERED else names)

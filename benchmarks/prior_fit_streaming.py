@@ -1,0 +1,156 @@
+"""Does a fit of many frames stream? Seconds, and peak resident memory, of `cg-priors fit` against a bare read of the same file.
+
+    uv run benchmarks/prior_fit_streaming.py                       # 1,000,000 frames x 100 beads: 1.2 GB of positions
+    uv run benchmarks/prior_fit_streaming.py --frames 50000 --keys residue
+
+Writes a dataset folder of ten domains, five trajectories each, into a temporary folder: walks with protein-like bonds, angles and
+dihedrals, the same two thousand conformations over and over in another order. Files are taken out of the page cache before each
+timed step, so reading means reading from the disk. The fit runs in a process of its own, on one core, with every default of
+`cg-priors fit`: order chosen by cross-validation, 20 bootstrap resamples.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cg_data.contracts import BeadFrames
+from cg_data.mapping import RESIDUE_SPECIES
+from cg_data.split import SplitConfig
+from cg_data.store import DomainData, write_domain, write_index
+
+N_DOMAINS, N_TRAJECTORIES, N_CONFORMATIONS = 10, 5, 2000
+
+
+def conformations(random: np.random.Generator, n: int, n_beads: int) -> np.ndarray:
+    """Return chains [n, n_beads, 3], angstrom, with bonds of 3.8 +- 0.06 angstrom, angles and dihedrals of a helix or a strand."""
+    x = np.zeros((n, n_beads, 3), np.float32)
+    x[:, 1] = [3.8, 0, 0]
+    x[:, 2] = [3.8, 3.8, 0]
+    for k in range(3, n_beads):
+        helix = random.random((n, 1)) < 0.5
+        r = random.normal(3.8, 0.06, (n, 1))
+        t = np.where(helix, random.normal(1.6, 0.1, (n, 1)), random.normal(2.1, 0.2, (n, 1)))
+        p = np.where(helix, random.normal(0.9, 0.2, (n, 1)), random.normal(-2.9, 0.6, (n, 1)))
+        b = x[:, k - 1] - x[:, k - 2]
+        b /= np.linalg.norm(b, axis=1, keepdims=True)
+        normal = np.cross(x[:, k - 2] - x[:, k - 3], b)
+        normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+        x[:, k] = x[:, k - 1] + r * (-np.cos(t) * b + np.sin(t) * (np.cos(p) * np.cross(normal, b) + np.sin(p) * normal))
+    return x
+
+
+def write(path: Path, n_frames: int, n_beads: int) -> None:
+    random = np.random.default_rng(0)
+    for number in range(N_DOMAINS):
+        n = n_frames // N_DOMAINS
+        some = conformations(random, N_CONFORMATIONS, n_beads)
+        frames = BeadFrames(
+            positions=some[random.integers(N_CONFORMATIONS, size=n)],
+            forces=None,
+            species=random.integers(len(RESIDUE_SPECIES), size=n_beads).astype(np.int32),
+            residue_index=np.arange(n_beads, dtype=np.int32),
+            chain_index=np.zeros(n_beads, np.int32),
+            temperature=np.full(n, 348, np.float32),
+            trajectory=(np.arange(n) * N_TRAJECTORIES // n).astype(np.int32),
+        )
+        names = [RESIDUE_SPECIES[s] for s in frames.species]
+        split = SplitConfig(hold_out_last_replica=False, held_out_trajectory_fraction=0, validation_fraction=0, gap_fraction=0)
+        write_domain(path, f"domain{number}", DomainData(frames=frames, residue_names=names), split)
+    write_index(path, species_names=RESIDUE_SPECIES, mapping="ca", options={})
+
+
+def forget(path: Path) -> None:
+    """Take all files under a folder out of the page cache."""
+    os.sync()
+    for file in path.rglob("*.npy"):
+        with file.open("rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def bare_read(path: Path) -> float:
+    """Return seconds to read every array of the folder once, in blocks, and drop them."""
+    forget(path)
+    started = time.perf_counter()
+    for file in path.rglob("*.npy"):
+        with file.open("rb", buffering=0) as opened:
+            while opened.read(1 << 24):
+                pass
+    return time.perf_counter() - started
+
+
+FIT = """
+import json, resource, sys, time
+started = time.perf_counter()
+import cg_priors.fit, cg_priors.inputs
+from cg_priors.config import PriorConfig
+from cg_priors.parameters import save_prior
+imported = time.perf_counter()
+passing = [0.0]
+accumulate = cg_priors.fit.accumulate
+def timed(*a):
+    begun = time.perf_counter()
+    result = accumulate(*a)
+    passing[0] += time.perf_counter() - begun
+    return result
+cg_priors.fit.accumulate = timed
+frames, species = cg_priors.inputs.read_frames(sys.argv[1])
+opened = time.perf_counter()
+keys = {name: {"keys": sys.argv[3]} for name in ("bond", "angle", "dihedral", "repulsion", "excluded_volume")}
+save_prior(sys.argv[2], cg_priors.fit.fit(frames, PriorConfig.parse(keys, "benchmark"), species))
+ended = time.perf_counter()
+print(json.dumps({
+    "frames": sum(f.n_frames for f in frames), "import": imported - started, "open": opened - imported, "pass": passing[0],
+    "fits": ended - opened - passing[0], "cpu": time.process_time(), "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+}))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=1_000_000)
+    parser.add_argument("--beads", type=int, default=100)
+    parser.add_argument("--keys", choices=("pooled", "residue"), default="pooled")
+    parser.add_argument("--folder", type=Path, help="Keep the data set here, and use it where it is there.")
+    options = parser.parse_args()
+    kept = options.folder
+    folder = kept or Path(tempfile.mkdtemp(prefix="prior-fit-"))
+    try:
+        data = folder / "dataset"
+        if not (data / "dataset.json").exists():
+            write(data, options.frames, options.beads)
+        size = sum(file.stat().st_size for file in data.rglob("*.npy"))
+        read = bare_read(data)
+        forget(data)
+        one_core = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
+        command = ["taskset", "-c", "0"] if shutil.which("taskset") else []
+        command += [sys.executable, "-c", FIT, str(data), str(folder / "prior.yaml"), options.keys]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **one_core, "JAX_PLATFORMS": "cpu"})
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        found = json.loads(done.stdout.splitlines()[-1])
+    finally:
+        if kept is None:
+            shutil.rmtree(folder)
+    total = found["open"] + found["pass"] + found["fits"]
+    print(f"{found['frames']:,} frames x {options.beads} beads, {size / 1e9:.2f} GB on disk, keys {options.keys}, one core")
+    print(f"bare read of the files        {read:8.2f} s  ({size / read / 1e9:.2f} GB/s)")
+    print(f"fit: open, check every number {found['open']:8.2f} s")
+    print(
+        f"fit: pass over all frames     {found['pass']:8.2f} s  ({1e9 * found['pass'] / found['frames'] / options.beads:.0f} ns per bead)"
+    )
+    print(f"fit: everything after         {found['fits']:8.2f} s")
+    print(f"passes over the data / all    {(found['open'] + found['pass']) / total:8.2f}")
+    print(f"fit / bare read               {total / read:8.2f}")
+    print(f"peak resident memory          {found['peak']:8.2f} GB  (processor time {found['cpu']:.1f} s, import {found['import']:.1f} s)")
+
+
+if __name__ == "__main__":
+    main()
