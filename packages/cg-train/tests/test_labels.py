@@ -21,6 +21,7 @@ from cg_train.loader import Batch, BatchBuilder, Sharding, plan_run_budget
 from cg_train.loss import batch_sums, loss_parts, loss_value
 from cg_train.order import random_generator
 from cg_train.reference import energy_reference
+from cg_train.step import make_gradient
 from cg_train.targets import Targets, force_weights
 
 CUTOFF = 4.0
@@ -155,6 +156,16 @@ def test_each_term_is_the_weighted_mean_over_its_labels(labelled: GraphSource) -
     found = loss_parts(sums, loss)
     assert {term: float(value) for term, value in found.items()} == pytest.approx(expected, rel=1e-5)
     assert float(loss_value(sums, loss)) == pytest.approx(sum(expected.values()), rel=1e-5)
+
+
+def test_the_steps_gradient_is_that_of_the_sum_of_terms(labelled: GraphSource) -> None:
+    samples, params = [0, 7, 40], {"k": jnp.array(0.1)}
+    loss = LossConfig(forces_weight=0.5, energy_weight=1e-4, stress_weight=7.0)
+    batch = packed(labelled, samples, loss)
+    whole = jax.tree.map(lambda array: array[None, None], batch)
+    _, found = make_gradient(spring, loss, None)(params, params, whole, 16.0)
+    expected = jax.grad(lambda p: loss_value(batch_sums(spring, loss)(p, batch), loss))(params)
+    np.testing.assert_allclose(found["k"], expected["k"], rtol=1e-5)
 
 
 def test_label_errors_weigh_by_inverse_variance_above_the_floor() -> None:
