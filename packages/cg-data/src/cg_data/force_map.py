@@ -139,6 +139,8 @@ class ForceProducts:
 
     def __init__(self, n_folds: int, n_groups: int, supports: Sequence[np.ndarray], whole: bool):
         self.supports = supports
+        # Supports are nearly always unbroken runs of groups, which need not be copied to be multiplied.
+        self._rows = [slice(s[0], s[-1] + 1) if len(s) and s[-1] - s[0] + 1 == len(s) else s for s in supports]
         self.n_frames = np.zeros(n_folds, np.int64)
         width = max(map(len, supports), default=0)
         self._whole = np.zeros((n_folds, n_groups, n_groups)) if whole else None
@@ -160,9 +162,9 @@ class ForceProducts:
         if self._whole is not None:
             self._whole[fold] += forces @ forces.T
         elif self._local is not None:
-            for bead, support in enumerate(self.supports):
-                part = forces[support]
-                self._local[fold, bead, : len(support), : len(support)] += part @ part.T
+            for bead, rows in enumerate(self._rows):
+                part = forces[rows]
+                self._local[fold, bead, : len(part), : len(part)] += part @ part.T
 
     def whole(self) -> np.ndarray:
         """Return the sums [n_folds, n_groups, n_groups]."""
