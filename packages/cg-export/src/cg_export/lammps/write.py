@@ -7,7 +7,7 @@ from typing import cast
 
 from cg_data.atomic import atomic_folder
 from cg_data.errors import require
-from cg_export.artifact import Precision, export_artifact
+from cg_export.artifact import DEFAULT_LADDER, Precision, export_artifact
 from cg_export.lammps.build import ensure_plugin
 from cg_export.lammps.data_file import bonded_kinds, data_file
 from cg_export.lammps.input import LammpsConfig, batch_file, input_file
@@ -29,8 +29,9 @@ def write_lammps(
     """Write `model/`, `system.data`, `in.lammps`, `run.sbatch` and `lammps.yaml` into a new folder; return it. With priors native the
     model is the network alone, and `prior/` holds the rest.
 
-    model: a bundle, exported in `precision`, or the folder of an artifact, which is copied. systems: one structure or several, each
-    taken `config.copies` times. plugin: path of the built plugin; the one of this Python environment, built first where needed, if None.
+    model: a bundle, exported in `precision`, with static modules for runtime pjrt alone, or the folder of an artifact, which is
+    copied. systems: one structure or several, each taken `config.copies` times. plugin: path of the built plugin; the one of this Python
+    environment, built first where needed, if None.
     `lmp -in in.lammps` in the folder then runs as written.
 
     Raises `UserError` for a species the model lacks, a box too small, a missing compiler or a failed self-test, and for native
@@ -46,7 +47,9 @@ def write_lammps(
     plugin = ensure_plugin() if plugin is None else Path(plugin).resolve()
     with atomic_folder(output, overwrite=overwrite) as aside:
         if isinstance(model, Bundle):
-            manifest = export_artifact(model, aside / "model", precision, "full" if prior is None else "backbone")
+            # The python runtime compiles its own sizes; static modules take longer to lower than all the rest.
+            ladder = DEFAULT_LADDER if config.runtime == "pjrt" else ()
+            manifest = export_artifact(model, aside / "model", precision, "full" if prior is None else "backbone", ladder)
         else:
             manifest = read_manifest(model)
             shutil.copytree(model, aside / "model")
