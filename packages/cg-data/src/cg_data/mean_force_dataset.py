@@ -14,13 +14,8 @@ import contextlib
 import hashlib
 import json
 import logging
-import multiprocessing
-import os
 import shutil
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +26,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from cg_data.all_atom import AllAtomModel, build_model, hold, import_openmm, model_forces
 from cg_data.atomic import atomic_file
 from cg_data.atoms import AtomSource, AtomTable, chain_links, unwrap
-from cg_data.command_line import progress_bar, set_up_logging
+from cg_data.command_line import progress_bar
 from cg_data.config import MeanForceConfig, PrepareConfig, SamplingConfig
 from cg_data.constraints import find_bonds, rigid_bonds, rigid_groups
 from cg_data.contracts import BeadFrames
@@ -45,6 +40,7 @@ from cg_data.records import DomainRecord, ForceMapRecord
 from cg_data.split import Segments
 from cg_data.store import Dataset, DomainData, open_dataset, read_record, write_domain, write_index
 from cg_data.trajectory_formats import open_described
+from cg_data.workers import spread
 
 logger = logging.getLogger("cg_data")
 
@@ -296,40 +292,9 @@ def _run(tasks: Sequence[FrameTask], workers: int, domain: str) -> None:
     missing = [task for task in tasks if not task.path.is_file()]
     with progress_bar() as bar:
         overall = bar.add_task(f"{domain} frames", total=len(tasks), completed=len(tasks) - len(missing))
-
-        def done(line: str) -> None:
+        for _, line in spread(label_frame, missing, workers, domain):
             logger.info("%s", line)
             bar.advance(overall)
-
-        if workers == 1 or len(missing) < 2:
-            for task in missing:
-                done(label_frame(task))
-            return
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker) as pool:
-            running = [pool.submit(label_frame, task) for task in missing]
-            try:
-                for future in as_completed(running):
-                    done(future.result())
-            except BrokenProcessPool:
-                raise UserError(
-                    f"{domain}: a worker was ended from outside; was there memory for {workers}? Run again to continue"
-                ) from None
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-
-
-def _start_worker() -> None:
-    """Set up a worker process; it ends with its parent, even where that is killed."""
-    set_up_logging()
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def label_frame(task: FrameTask) -> str:

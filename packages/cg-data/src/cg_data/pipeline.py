@@ -6,12 +6,9 @@ import glob
 import hashlib
 import json
 import logging
-import multiprocessing
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from cg_data.atomic import atomic_file, hold
 from cg_data.atoms import AtomSource
 from cg_data.coarse_grain import coarse_grain
-from cg_data.command_line import progress_bar, set_up_logging
+from cg_data.command_line import progress_bar
 from cg_data.config import PrepareConfig
 from cg_data.errors import UserError, require
 from cg_data.mapping import species_names_of
@@ -31,6 +28,7 @@ from cg_data.split import is_held_out, read_superfamilies
 from cg_data.store import Dataset, DomainData, open_dataset, read_record, write_domain, write_index
 from cg_data.trajectory_formats import DescribedFile, open_described
 from cg_data.verify import superfamily_leaks
+from cg_data.workers import spread
 
 logger = logging.getLogger("cg_data")
 
@@ -141,26 +139,15 @@ def _first_difference(before: Any, now: Any, key: str = "") -> str:
 
 
 def _prepare_files(files: Sequence[Path], config: PrepareConfig, output: Path) -> list[str]:
+    reasons: dict[int, list[str]] = {}
     with progress_bar() as bar:
         overall = bar.add_task("domains", total=len(files))
-        if config.workers == 1 or len(files) < 2:
-            errors: list[str] = []
-            for file in files:
-                errors += prepare_file(file, config, output, bar)
-                bar.advance(overall)
-            return errors
-        with ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn"), set_up_logging) as pool:
-            prepared = [pool.submit(prepare_file, file, config, output) for file in files]
-            try:
-                for future in as_completed(prepared):
-                    future.result()
-                    bar.advance(overall)
-            except BrokenProcessPool:
-                raise UserError(
-                    f"{output}: a worker process was ended from outside, perhaps for want of memory; the same command continues: "
-                    f"give it fewer than {config.workers} --workers"
-                ) from None
-        return [error for future in prepared for error in future.result()]
+        inner = bar if min(config.workers, len(files)) < 2 else None  # A bar stays in its process.
+        prepare_one = functools.partial(prepare_file, config=config, output=output, bar=inner)
+        for number, of_file in spread(prepare_one, files, config.workers, str(output)):
+            reasons[number] = of_file
+            bar.advance(overall)
+    return [reason for number in sorted(reasons) for reason in reasons[number]]
 
 
 def prepare_file(file: Path, config: PrepareConfig, output: Path, bar: Progress | None = None) -> list[str]:
