@@ -76,8 +76,9 @@ def simulate(
     from cg_eval.simulate import simulate as run
 
     _use_all_cores()
+    options = SimulateConfig.load(config, overrides or [])  # Before anything that takes long to read.
     field = load_force_field(bundle)
-    settings = with_temperature(SimulateConfig.load(config, overrides or []), field)
+    settings = with_temperature(options, field)
     if start.is_file():
         require(not domain, f"--domain: {start} is a PDB file, which is one domain: leave it out")
         starts = {start.stem: pdb_start(field, start, settings)}
