@@ -86,7 +86,7 @@ def test_array_of_shares_that_loses_a_node_prepares_the_dataset_that_one_process
         slurm.client("scontrol", "update", f"nodename={nodes[first]}", "state=down", "reason=lost")
         wait_until(lambda: slurm.state(job)[first] != "RUNNING", 30, describe)
         assert not (shares / "domains" / "5awlA00").exists()
-    slurm.client("scontrol", "update", f"nodename={nodes[first]}", "state=resume")
+    slurm.resume(nodes[first])
     assert slurm.wait(job, timeout=120) == dict.fromkeys({first, *rest}, "COMPLETED"), describe()
     assert "Restarts=1" in slurm.client("scontrol", "show", "job", first)
     assert merge(shares).domains == ("1pinA01", "1yrfA00", "2jofA00", "5awlA00")

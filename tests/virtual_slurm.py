@@ -74,6 +74,14 @@ class VirtualSlurm:
         """Return what a client needs in its environment to talk to this cluster."""
         return {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": DAEMON_PATH}
 
+    def resume(self, node: str) -> None:
+        """Bring back a node that was taken down, unless its daemon's registration already has (ReturnToService=2)."""
+        try:
+            self.client("scontrol", "update", f"nodename={node}", "state=resume")
+        except AssertionError:
+            if "DOWN" in self.client("scontrol", "show", "node", node):
+                raise
+
     def client(self, *command: str | Path, environment: Mapping[str, str] | None = None, timeout: float = 60) -> str:
         """Run a SLURM client (`sbatch`, `srun`, `scontrol`, ...) to its end and return its output."""
         return run(command, environment={**self.environment, **(environment or {})}, timeout=timeout).stdout
