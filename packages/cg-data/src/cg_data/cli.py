@@ -37,12 +37,7 @@ def prepare(
     from cg_data.config import PrepareConfig
     from cg_data.pipeline import prepare as run
 
-    overrides = [text for text in inputs or [] if _is_override(text)]
-    files = [text for text in inputs or [] if not _is_override(text)]
-    if files:
-        overrides.append(f"inputs={files}")
-    if workers is not None:
-        overrides.append(f"workers={workers}")
+    overrides = _overrides(inputs or [], workers)
     if share is not None:
         overrides.append(f"share=[{share.replace('/', ',')}]")
     dataset = run(PrepareConfig.load(config, overrides), output)
@@ -134,12 +129,7 @@ def mean_force(
     from cg_data.config import MeanForceConfig
     from cg_data.mean_force_dataset import make_mean_forces
 
-    overrides = [text for text in inputs or [] if _is_override(text)]
-    files = [text for text in inputs or [] if not _is_override(text)]
-    if files:
-        overrides.append(f"inputs={files}")
-    if workers is not None:
-        overrides.append(f"workers={workers}")
+    overrides = _overrides(inputs or [], workers)
     dataset = make_mean_forces(MeanForceConfig.load(config, overrides), output)
     for domain in dataset.domains:
         typer.echo(f"{domain}: {dataset.domain(domain).notes[-1]}")
@@ -155,6 +145,17 @@ def template() -> None:
     from cg_data.config import PrepareConfig
 
     typer.echo(yaml.safe_dump(PrepareConfig().to_dict(), sort_keys=False), nl=False)
+
+
+def _overrides(arguments: list[str], workers: int | None) -> list[str]:
+    """Return the options among arguments, with the other ones as `inputs` and `--workers` as `workers`."""
+    overrides = [text for text in arguments if _is_override(text)]
+    files = [text for text in arguments if not _is_override(text)]
+    if files:
+        overrides.append(f"inputs={files}")
+    if workers is not None:
+        overrides.append(f"workers={workers}")
+    return overrides
 
 
 def _is_override(text: str) -> bool:
