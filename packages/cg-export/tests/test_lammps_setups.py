@@ -30,12 +30,15 @@ def _bundle_energy_and_forces(bundle: Bundle, system: System) -> tuple[np.ndarra
     return np.asarray(energies), np.asarray(forces)
 
 
-@pytest.mark.parametrize(("ranks", "box"), [(1, None), (2, 100.0)])
+@pytest.mark.parametrize(
+    ("ranks", "box", "first"), [(1, None, "package omp 2\nsuffix omp\n"), (2, 100.0, "")], ids=["two threads", "two ranks"]
+)
 def test_native_priors_and_the_network_equal_the_bundle(
-    ranks: int, box: float | None, bundle: Bundle, write: Callable[..., Path], chain_system: Callable[..., System]
+    ranks: int, box: float | None, first: str, bundle: Bundle, write: Callable[..., Path], chain_system: Callable[..., System]
 ) -> None:
     system = chain_system([16, 9], seed=11)
-    folder = write(system, {RUN: DUMP + "run 0\n"}, bundle, ensemble="nve", priors="native", box_angstrom=box)
+    pieces = {"units  ": first + "units  ", RUN: DUMP + "run 0\n"}
+    folder = write(system, pieces, bundle, ensemble="nve", priors="native", box_angstrom=box)
     run = run_lammps(folder, ranks=ranks)
     found = read_dump(folder / "forces.dump", ["c_energy", "fx", "fy", "fz"])[-1][1]
     energies, forces = _bundle_energy_and_forces(bundle, system)

@@ -82,7 +82,10 @@ def _sections(prior: PriorParameters, graph: BeadGraph) -> dict[str, Section]:
 def _settings(prior: PriorParameters, sections: dict[str, Section], folder: Path) -> list[str]:
     lines = [
         f"# prior at {prior.temperature_kelvin:g} K; include after read_data; weights are multiplied in",
+        # LAMMPS loses energies of beads where OpenMP sub-styles of a hybrid bond style run on several threads; these styles cost little.
+        'if "$(is_active(package,omp))" then "suffix off"',
         f"bond_style hybrid {' '.join(_bond_styles(prior))}",
+        'if "$(is_active(package,omp))" then "suffix omp"',
         "special_bonds lj 0.0 1.0 1.0",
         f"comm_modify cutoff {LONGEST_PAIR_ANGSTROM + 2:g}",
     ]
