@@ -124,6 +124,18 @@ def chain_system() -> Callable[..., System]:
 
 
 @pytest.fixture(scope="session")
+def meeting() -> tuple[System, np.ndarray, str]:
+    """Return two segments 60 A apart, their positions [20, 3] once together, and the LAMMPS commands that bring them there."""
+    system = _chain_system([10, 10], seed=5)
+    together = system.positions.copy()
+    together[system.chain_index == 1] += [0.0, 0.0, -3.0]
+    apart = together.copy()
+    apart[system.chain_index == 1] += [0.0, 0.0, 60.0]
+    commands = "group second molecule 2\ndisplace_atoms second move 0 0 -60\n"
+    return System(system.names, apart, system.residue_index, system.chain_index), together, commands
+
+
+@pytest.fixture(scope="session")
 def make_bundle() -> Callable[..., Bundle]:
     return _make_bundle
 

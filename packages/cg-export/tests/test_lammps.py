@@ -1,5 +1,6 @@
 """Everything here runs in real LAMMPS."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,7 @@ def test_sorting_and_migrating_atoms_change_nothing(write: Write, artifact: Path
     dump = {"\nvelocity ": "\natom_modify sort 20 8.0\n" + DUMP_FORCES.format(every=300) + "\nvelocity "}
     # With "loop geom" a bead gets the same velocity on any number of ranks.
     replacements = dump | {"neighbor        2 bin": "neighbor        0.5 bin", "dist gaussian": "dist gaussian loop geom"}
+    replacements["cg python"] = "cg python reserve 64 640"
     options = {"ensemble": "nve", "steps": 300, "temperature_kelvin": 600.0, "box_angstrom": 120.0}
     results = []
     for ranks in (1, 2):
@@ -71,7 +73,13 @@ def test_sorting_and_migrating_atoms_change_nothing(write: Write, artifact: Path
         run = run_lammps(folder, ranks=ranks)
         results.append(_forces(folder))
         text = run.log.read_text()
-        assert int(text.split("Neighbor list builds = ")[1].split()[0]) > 10
+        builds = int(text.split("Neighbor list builds = ")[1].split()[0])
+        assert builds > 10
+        # Between rebuilds lists stay as they are, and memory is allocated only to compile.
+        fills, allocated = map(int, re.findall(r"lists filled (\d+) times, (\d+) buffers allocated", text)[0])
+        assert text.count("compiled for") == 1
+        assert fills == builds + 1
+        assert allocated == 16
     one, two = results
     moved = np.abs(one[:, 4:] - system.positions).max()
     assert moved > 1.0
@@ -107,19 +115,13 @@ def test_nve_conserves_energy(write: Write, chain_system: Callable[..., System])
 
 
 def test_growth_in_the_middle_of_a_run_compiles_again_and_goes_on(
-    write: Write, artifact: Path, chain_system: Callable[..., System]
+    write: Write, artifact: Path, meeting: tuple[System, np.ndarray, str]
 ) -> None:
-    system = chain_system([10, 10], seed=5)
-    together = system.positions.copy()
-    together[system.chain_index == 1] += [0.0, 0.0, -3.0]
-    apart = together.copy()
-    apart[system.chain_index == 1] += [0.0, 0.0, 60.0]
-    start = System(system.names, apart, system.residue_index, system.chain_index)
-    closer = "group second molecule 2\ndisplace_atoms second move 0 0 -60\n"
+    start, together, closer = meeting
     commands = "run 0\n" + closer + DUMP_FORCES.format(every=1) + "run 0\n"
     folder = write(start, {"run             ${steps}\n": commands}, ensemble="nve")
     run = run_lammps(folder)
     text = run.log.read_text()
     assert text.count("compiled for") == 2
     found = _forces(folder)
-    assert compare(found[:, 0], found[:, 1:4], *_expected(artifact, system, together)).worst() < TOLERANCE
+    assert compare(found[:, 0], found[:, 1:4], *_expected(artifact, start, together)).worst() < TOLERANCE

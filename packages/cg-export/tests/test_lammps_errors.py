@@ -126,6 +126,14 @@ def test_energy_that_is_not_finite_stops_with_step_and_bead(
         run_lammps(folder)
 
 
+def test_python_environment_that_lost_the_package_asks_for_a_new_build(
+    write: Callable[..., Path], chain_system: Callable[..., System], tmp_path: Path
+) -> None:
+    (tmp_path / "cg_export.py").write_text("raise ImportError('gone')\n")
+    with pytest.raises(UserError, match=r"cannot run cg-export any more \(gone\): run cg-export build-plugin again"):
+        run_lammps(write(chain_system([6]), steps=0), extra_environment={"PYTHONPATH": str(tmp_path)})
+
+
 def test_per_atom_stress_is_refused(write: Callable[..., Path], chain_system: Callable[..., System]) -> None:
     stress = "\ncompute stress all stress/atom NULL\ndump s all custom 1 s.dump id c_stress[1]\nvelocity "
     with pytest.raises(UserError, match="per-atom stress is not defined"):

@@ -23,7 +23,7 @@ def test_no_memory_error_while_atoms_migrate_and_budgets_grow(
         [find_compiler(None), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     ).stdout.strip()
     folder = write(
-        chain_system([12, 9], seed=5), steps=300, temperature_kelvin=600.0, box_angstrom=70.0, copies=2, copy_spacing_angstrom=4.0
+        chain_system([12, 9], seed=5), steps=300, temperature_kelvin=600.0, box_angstrom=110.0, copies=2, copy_spacing_angstrom=4.0
     )
     text = (folder / "in.lammps").read_text()
     lines = [f"variable        plugin index {plugin}" if line.startswith("variable        plugin") else line for line in text.splitlines()]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import export
 
@@ -16,13 +17,19 @@ MODEL_FILE = "model.jaxexport"
 N_COUNTS = 6
 ARGUMENTS = ("counts", "positions", "species", "residue", "segment", "senders", "receivers", "bonds", "angles", "dihedrals")
 RESULTS = ("energies", "forces")
-CHANGES_EVERY_STEP = ("counts", "positions", "senders", "receivers")
+STEP = ("counts", "positions", "senders", "receivers")
+"""Arguments that change on every step, of which there are two sets."""
+LISTS = tuple(name for name in ARGUMENTS if name not in STEP)
+N_SETS = 2
 
 
 class Buffers(ctypes.Structure):
-    """The plugin's `cg::Buffers` (runtime.h): addresses of host memory, in the order of arguments and results."""
+    """The plugin's `cg::Buffers` (runtime.h): addresses of host memory, those of a step once for each set, as `counts_0`, `counts_1`."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in (*ARGUMENTS, *RESULTS)]
+    _fields_ = [
+        *((f"{name}_{index}", ctypes.c_void_p) for index in range(N_SETS) for name in STEP),
+        *((name, ctypes.c_void_p) for name in (*LISTS, *RESULTS)),
+    ]
 
 
 def shapes(beads: int, edges: int, bonds: int, angles: int, dihedrals: int) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -52,23 +59,33 @@ class Model:
     def compile(self, budget: tuple[int, int, int, int, int], address: int) -> None:
         """Bind the buffers at `address` (a `Buffers` struct) for (beads, edges, bonds, angles, dihedrals) and compile."""
         buffers = Buffers.from_address(address)
-        views = {name: _view(getattr(buffers, name), shape, dtype) for name, (shape, dtype) in shapes(*budget).items()}
-        self._arguments: list[Any] = [views[name] for name in ARGUMENTS]
-        self._results = [views[name] for name in RESULTS]
-        self._kept = [(index, views[name]) for index, name in enumerate(ARGUMENTS) if name not in CHANGES_EVERY_STEP]
-        with jax.enable_x64(True):
-            function = jax.jit(self._exported.call, keep_unused=True)
-            self._function = function
-            jax.block_until_ready(function(*self._arguments))
+        specs = shapes(*budget)
 
-    def execute(self, lists_changed: int) -> None:
-        """Evaluate the buffers' present contents and write energies and forces back into them."""
+        def view(name: str, index: int) -> np.ndarray:
+            return _view(getattr(buffers, f"{name}_{index}" if name in STEP else name), *specs[name])
+
+        self._views = [[view(name, index) for name in ARGUMENTS] for index in range(N_SETS)]
+        self._results = [view(name, 0) for name in RESULTS]
+        self._in_place = jax.default_backend() == "cpu"
         with jax.enable_x64(True):
-            if lists_changed:
-                for index, view in self._kept:
-                    # A copy: the plugin writes into `view` again while the device array must stay as it is.
-                    self._arguments[index] = jax.device_put(view.copy())
-            for target, value in zip(self._results, self._function(*self._arguments), strict=True):
+            # On a CPU the program reads the plugin's memory itself: nothing is copied, on a step or on a rebuild.
+            self._arguments: list[list[Any]] = [
+                [jnp.from_dlpack(view, copy=False) if self._in_place else view for view in views] for views in self._views
+            ]
+            self._function = jax.jit(self._exported.call, keep_unused=True)
+            jax.block_until_ready(self._function(*self._arguments[0]))
+
+    def execute(self, index: int, lists_changed: int) -> None:
+        """Evaluate the present contents of set `index` and write energies and forces back into the plugin's memory."""
+        with jax.enable_x64(True):
+            if lists_changed and not self._in_place:
+                for place, name in enumerate(ARGUMENTS):
+                    if name in LISTS:
+                        # A copy: the plugin writes into the view again while the device array must stay as it is.
+                        array = jax.device_put(self._views[0][place].copy())
+                        for arguments in self._arguments:
+                            arguments[place] = array
+            for target, value in zip(self._results, self._function(*self._arguments[index]), strict=True):
                 np.copyto(target, value)
 
 

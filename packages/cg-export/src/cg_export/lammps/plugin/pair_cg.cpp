@@ -125,7 +125,7 @@ void PairCG::init_style()
   neighbor->add_request(this, ghost_receivers ? NeighConst::REQ_FULL | NeighConst::REQ_GHOST : NeighConst::REQ_FULL);
   stale = true;
   ghosts_checked = false;
-  n_evaluations = 0;
+  n_evaluations = n_list_fills = n_allocations = 0;
   time_runtime = time_bridge = 0.0;
   if (runtime) return;
   try {
@@ -219,15 +219,27 @@ void PairCG::compute(int eflag, int vflag)
 
   const bool rebuilt = neighbor->ago == 0 || stale;
   if (rebuilt && artifact.needs_topology) check_bonds();
+  set = (set + 1) % cg::N_SETS;
+  const int n_all = atom->nlocal + atom->nghost;
+  if (n_all <= budget.beads) fill_positions();
   const bool recompiled = fit_budget();
+  if (recompiled) fill_positions();
   if (rebuilt || recompiled) fill_lists();
   stale = false;
-  const int n_all = atom->nlocal + atom->nghost;
-  if (n_all) memcpy(buffers.positions, atom->x[0], sizeof(double) * 3 * n_all);
-  execute(rebuilt || recompiled);
+  std::copy_n(counts, cg::N_COUNTS, buffers.step[set].counts);
+  run([&] { runtime->execute(set, rebuilt || recompiled); });
+  n_evaluations++;
   add_results(n_all);
   if (vflag_fdotr) virial_fdotr_compute();
   time_bridge += platform::walltime() - start - (time_runtime + time_compile - time_before);
+}
+
+void PairCG::fill_positions()
+{
+  run([this] { runtime->acquire(set); });
+  const int n_all = atom->nlocal + atom->nghost;
+  if (n_all) memcpy(buffers.step[set].positions, atom->x[0], sizeof(double) * 3 * n_all);
+  run([this] { runtime->send_positions(set); });
 }
 
 // Fill the edges, and compile for a larger budget first where anything of this step is over the present one.
@@ -246,7 +258,7 @@ bool PairCG::fit_budget()
     compile(need);
     fill_edges();
   }
-  buffers.counts[2] = need.edges;
+  counts[2] = need.edges;
   return !fits;
 }
 
@@ -258,6 +270,7 @@ int PairCG::fill_edges()
   const int *type = atom->type;
   const double cutoff_squared = artifact.cutoff * artifact.cutoff;
   const int n_receivers = list->inum + (ghost_receivers ? list->gnum : 0);
+  const cg::StepBuffers &step = buffers.step[set];
   int n = 0;
   for (int ii = 0; ii < n_receivers; ii++) {
     const int i = list->ilist[ii];
@@ -269,8 +282,8 @@ int PairCG::fill_edges()
       const double dx = xi - x[j][0], dy = yi - x[j][1], dz = zi - x[j][2];
       if (dx * dx + dy * dy + dz * dz >= cutoff_squared || species_of_type[type[j]] < 0) continue;
       if (n < budget.edges) {
-        buffers.senders[n] = j;
-        buffers.receivers[n] = i;
+        step.senders[n] = j;
+        step.receivers[n] = i;
       }
       n++;
     }
@@ -291,19 +304,22 @@ void PairCG::compile(const cg::Budget &need)
       if (!memory) throw std::runtime_error("out of memory for " + std::to_string(bytes) + " bytes");
       memset(memory, 0, bytes);    // padding beyond the counts must stay valid indices
       owned.emplace_back(memory, std::free);
+      n_allocations++;
       buffer_bytes += static_cast<double>(bytes);
       return memory;
     };
     auto integers = [&reserve](size_t n) { return static_cast<int32_t *>(reserve(sizeof(int32_t) * n)); };
     auto reals = [&reserve](size_t n) { return static_cast<double *>(reserve(sizeof(double) * n)); };
     const size_t n = budget.beads, e = budget.edges;
-    buffers.counts = integers(cg::N_COUNTS);
-    buffers.positions = reals(3 * n);
+    for (auto &step : buffers.step) {
+      step.counts = integers(cg::N_COUNTS);
+      step.positions = reals(3 * n);
+      step.senders = integers(e);
+      step.receivers = integers(e);
+    }
     buffers.species = integers(n);
     buffers.residue = integers(n);
     buffers.segment = integers(n);
-    buffers.senders = integers(e);
-    buffers.receivers = integers(e);
     buffers.bonds = integers(2 * size_t(budget.bonds));
     buffers.angles = integers(3 * size_t(budget.angles));
     buffers.dihedrals = integers(4 * size_t(budget.dihedrals));
@@ -332,27 +348,27 @@ void PairCG::fill_lists()
     buffers.residue[i] = static_cast<int32_t>(atom->tag[i]);
     buffers.segment[i] = atom->molecule_flag ? static_cast<int32_t>(atom->molecule[i]) : 0;
   }
-  buffers.counts[0] = atom->nlocal;
-  buffers.counts[1] = n_all;
+  n_list_fills++;
+  counts[0] = atom->nlocal;
+  counts[1] = n_all;
   if (!artifact.needs_topology) return;
-  buffers.counts[3] = neighbor->nbondlist;
-  buffers.counts[4] = neighbor->nanglelist;
-  buffers.counts[5] = neighbor->ndihedrallist;
+  counts[3] = neighbor->nbondlist;
+  counts[4] = neighbor->nanglelist;
+  counts[5] = neighbor->ndihedrallist;
   copy_tuples(buffers.bonds, neighbor->bondlist, neighbor->nbondlist, 2);
   copy_tuples(buffers.angles, neighbor->anglelist, neighbor->nanglelist, 3);
   copy_tuples(buffers.dihedrals, neighbor->dihedrallist, neighbor->ndihedrallist, 4);
 }
 
-void PairCG::execute(bool lists_changed)
+void PairCG::run(const std::function<void()> &call)
 {
   const double start = platform::walltime();
   try {
-    runtime->execute(lists_changed);
+    call();
   } catch (const std::runtime_error &failure) {
     error->one(FLERR, "pair style cg: step {}: {}", update->ntimestep, failure.what());
   }
   time_runtime += platform::walltime() - start;
-  n_evaluations++;
 }
 
 void PairCG::add_results(int n_all)
@@ -387,8 +403,9 @@ void PairCG::report_bad_bead()
 void PairCG::finish()
 {
   if (comm->me == 0 && n_evaluations)
-    utils::logmesg(lmp, "pair style cg: {} evaluations, {:.3f} ms each in the runtime, {:.3f} ms each in the bridge\n", n_evaluations,
-                   1e3 * time_runtime / n_evaluations, 1e3 * time_bridge / n_evaluations);
+    utils::logmesg(lmp, "pair style cg: {} evaluations, {:.3f} ms each in the runtime, {:.3f} ms each in the bridge; lists filled {} times, "
+                        "{} buffers allocated\n",
+                   n_evaluations, 1e3 * time_runtime / n_evaluations, 1e3 * time_bridge / n_evaluations, n_list_fills, n_allocations);
 }
 
 double PairCG::memory_usage()

@@ -11,6 +11,7 @@
 #include "pair.h"
 #include "runtime.h"
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -35,11 +36,12 @@ class PairCG : public Pair {
   void check_topology();
   void check_ghosts();
   void check_bonds();
+  void fill_positions();
   bool fit_budget();
   void compile(const cg::Budget &);
   int fill_edges();
   void fill_lists();
-  void execute(bool);
+  void run(const std::function<void()> &);
   void add_results(int);
   void report_bad_bead();
 
@@ -52,13 +54,15 @@ class PairCG : public Pair {
   cg::Budget reserved;    // least sizes to compile for
   cg::Budget budget;
   cg::Buffers buffers;
+  int set = 0;                   // of buffers.step, which this step fills
+  int32_t counts[cg::N_COUNTS] = {};
   std::vector<std::unique_ptr<void, void (*)(void *)>> owned;
   double buffer_bytes = 0.0;
   bool stale = true;    // lists must be filled again although LAMMPS has not rebuilt them
   bool announced = false;
   bool ghosts_checked = false;
 
-  long n_evaluations = 0;
+  long n_evaluations = 0, n_list_fills = 0, n_allocations = 0;
   double time_runtime = 0.0, time_bridge = 0.0, time_compile = 0.0;    // seconds
 };
 

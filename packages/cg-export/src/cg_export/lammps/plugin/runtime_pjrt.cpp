@@ -25,13 +25,15 @@ std::unique_ptr<cg::Runtime> cg::pjrt_runtime(const std::string &, const Artifac
 #include <dlfcn.h>
 #include <fstream>
 #include <iterator>
+#include <utility>
 #include <vector>
 
 namespace {
 
 constexpr int N_ARGUMENTS = 10, N_RESULTS = 2;
-// Places of the arguments that change between rebuilds of LAMMPS's lists: counts, positions, senders, receivers.
+// Places of the arguments that change on every step, and of the one among them that is known first.
 constexpr std::array<bool, N_ARGUMENTS> CHANGES_EVERY_STEP = {true, true, false, false, false, true, true, false, false, false};
+constexpr int POSITIONS = 1;
 
 // CompileOptionsProto with executable_build_options (field 3): device_ordinal (1) -1, num_replicas (4) 1, num_partitions (5) 1.
 constexpr unsigned char COMPILE_OPTIONS[] = {0x1a, 0x0f, 0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
@@ -101,7 +103,7 @@ class PjrtRuntime : public cg::Runtime {
       if (!largest || module.budget.beads > largest->budget.beads) largest = &module;
       if (module.budget.holds(need) && (!best || module.budget.edges < best->budget.edges)) best = &module;
     }
-    if (!largest) throw std::runtime_error("the artifact has no module for platform " + platform + ": export it again for this platform");
+    if (!largest) throw std::runtime_error("the artifact has no module for platform " + platform + ": export it with cg-export stablehlo, which writes modules for cpu and cuda");
     if (!best)
       throw std::runtime_error("expected a module for " + std::to_string(need.beads) + " beads and " + std::to_string(need.edges) +
                                " edges, ghosts included; the largest holds " + std::to_string(largest->budget.beads) + " and " +
@@ -116,16 +118,17 @@ class PjrtRuntime : public cg::Runtime {
     const int64_t n = budget.beads, e = budget.edges;
     const auto integers = PJRT_Buffer_Type_S32;
     const auto reals = PJRT_Buffer_Type_F64;
-    host = {{{b.counts, integers, {cg::N_COUNTS}},
-             {b.positions, reals, {n, 3}},
-             {b.species, integers, {n}},
-             {b.residue, integers, {n}},
-             {b.segment, integers, {n}},
-             {b.senders, integers, {e}},
-             {b.receivers, integers, {e}},
-             {b.bonds, integers, {budget.bonds, 2}},
-             {b.angles, integers, {budget.angles, 3}},
-             {b.dihedrals, integers, {budget.dihedrals, 4}}}};
+    for (int set = 0; set < cg::N_SETS; set++)
+      host[set] = {{{b.step[set].counts, integers, {cg::N_COUNTS}},
+                    {b.step[set].positions, reals, {n, 3}},
+                    {b.species, integers, {n}},
+                    {b.residue, integers, {n}},
+                    {b.segment, integers, {n}},
+                    {b.step[set].senders, integers, {e}},
+                    {b.step[set].receivers, integers, {e}},
+                    {b.bonds, integers, {budget.bonds, 2}},
+                    {b.angles, integers, {budget.angles, 3}},
+                    {b.dihedrals, integers, {budget.dihedrals, 4}}}};
     results = {{{b.energies, reals, {n}}, {b.forces, reals, {n, 3}}}};
 
     std::ifstream file(folder + "/" + chosen->file, std::ios::binary);
@@ -142,15 +145,25 @@ class PjrtRuntime : public cg::Runtime {
     compile.compile_options_size = sizeof COMPILE_OPTIONS;
     check(api->PJRT_Client_Compile(&compile), "compiling " + chosen->file);
     executable = compile.executable;
-    execute(true);    // some libraries finish compiling on the first run
+    // Some libraries finish compiling on the first run.
+    send_positions(0);
+    execute(0, true);
   }
 
-  void execute(bool lists_changed) override
+  void acquire(int set) override
   {
-    // All transfers start before anything waits for one of them.
-    std::array<PJRT_Event *, N_ARGUMENTS> sent{};
+    for (PJRT_Event *&event : sent[set]) wait(std::exchange(event, nullptr), "sending arguments");
+  }
+
+  void send_positions(int set) override { send(set, POSITIONS); }
+
+  void execute(int set, bool lists_changed) override
+  {
+    // All transfers start before anything waits for one of them, and those of a step are waited for when its set is next filled.
     for (int k = 0; k < N_ARGUMENTS; k++)
-      if (lists_changed || CHANGES_EVERY_STEP[k] || !device_arrays[k]) sent[k] = send(k);
+      if (k != POSITIONS && (lists_changed || CHANGES_EVERY_STEP[k])) send(set, k);
+    std::array<PJRT_Buffer *, N_ARGUMENTS> arrays;
+    for (int k = 0; k < N_ARGUMENTS; k++) arrays[k] = device_arrays[CHANGES_EVERY_STEP[k] ? set : 0][k];
 
     auto options = arguments<PJRT_ExecuteOptions>(PJRT_ExecuteOptions_STRUCT_SIZE);
     // Donating would consume arrays that later steps use again.
@@ -158,7 +171,7 @@ class PjrtRuntime : public cg::Runtime {
     for (int k = 0; k < N_ARGUMENTS; k++) kept[k] = k;
     options.non_donatable_input_indices = kept.data();
     options.num_non_donatable_input_indices = kept.size();
-    PJRT_Buffer *const *inputs[1] = {device_arrays.data()};
+    PJRT_Buffer *const *inputs[1] = {arrays.data()};
     std::array<PJRT_Buffer *, N_RESULTS> outputs{};
     PJRT_Buffer **output_lists[1] = {outputs.data()};
     PJRT_Event *done[1] = {nullptr};
@@ -181,10 +194,11 @@ class PjrtRuntime : public cg::Runtime {
       check(api->PJRT_Buffer_ToHostBuffer(&fetch), "fetching results");
       received[k] = fetch.event;
     }
-    for (PJRT_Event *event : sent) wait(event, "sending arguments");
     for (PJRT_Event *event : received) wait(event, "fetching results");
     wait(done[0], "running the module");
     for (PJRT_Buffer *&buffer : outputs) destroy(buffer);
+    // There is one set of lists, and LAMMPS's next rebuild may be on the next step.
+    if (lists_changed) acquire(set);
   }
 
  private:
@@ -204,33 +218,36 @@ class PjrtRuntime : public cg::Runtime {
     device = ask.addressable_devices[static_cast<size_t>(rank) % ask.num_addressable_devices];
   }
 
-  PJRT_Event *send(int k)
+  void send(int set, int k)
   {
-    destroy(device_arrays[k]);
+    PJRT_Buffer *&array = device_arrays[CHANGES_EVERY_STEP[k] ? set : 0][k];
+    destroy(array);
     auto send = arguments<PJRT_Client_BufferFromHostBuffer_Args>(PJRT_Client_BufferFromHostBuffer_Args_STRUCT_SIZE);
     send.client = client;
-    send.data = host[k].data;
-    send.type = host[k].type;
-    send.dims = host[k].dims.data();
-    send.num_dims = host[k].dims.size();
+    send.data = host[set][k].data;
+    send.type = host[set][k].type;
+    send.dims = host[set][k].dims.data();
+    send.num_dims = host[set][k].dims.size();
     send.host_buffer_semantics = PJRT_HostBufferSemantics_kImmutableUntilTransferCompletes;
     send.device = device;
     check(api->PJRT_Client_BufferFromHostBuffer(&send), "sending arguments");
-    device_arrays[k] = send.buffer;
-    return send.done_with_host_buffer;
+    array = send.buffer;
+    sent[set][k] = send.done_with_host_buffer;
   }
 
-  void wait(PJRT_Event *event, const std::string &what)
+  PJRT_Error *finish(PJRT_Event *event)
   {
-    if (!event) return;
+    if (!event) return nullptr;
     auto await = arguments<PJRT_Event_Await_Args>(PJRT_Event_Await_Args_STRUCT_SIZE);
     await.event = event;
     PJRT_Error *error = api->PJRT_Event_Await(&await);
     auto done = arguments<PJRT_Event_Destroy_Args>(PJRT_Event_Destroy_Args_STRUCT_SIZE);
     done.event = event;
     ignore(api->PJRT_Event_Destroy(&done));
-    check(error, what);
+    return error;
   }
+
+  void wait(PJRT_Event *event, const std::string &what) { check(finish(event), what); }
 
   void destroy(PJRT_Buffer *&buffer)
   {
@@ -243,7 +260,10 @@ class PjrtRuntime : public cg::Runtime {
 
   void release()
   {
-    for (PJRT_Buffer *&buffer : device_arrays) destroy(buffer);
+    for (int set = 0; set < cg::N_SETS; set++) {
+      for (PJRT_Event *&event : sent[set]) ignore(finish(std::exchange(event, nullptr)));
+      for (PJRT_Buffer *&buffer : device_arrays[set]) destroy(buffer);
+    }
     if (!executable) return;
     auto destroy = arguments<PJRT_LoadedExecutable_Destroy_Args>(PJRT_LoadedExecutable_Destroy_Args_STRUCT_SIZE);
     destroy.executable = executable;
@@ -285,9 +305,11 @@ class PjrtRuntime : public cg::Runtime {
   PJRT_LoadedExecutable *executable = nullptr;
   std::string platform;
   const cg::Module *chosen = nullptr;
-  std::array<HostArray, N_ARGUMENTS> host;
+  // By set; lists, of which there is one, keep their device arrays in the first.
+  std::array<HostArray, N_ARGUMENTS> host[cg::N_SETS];
   std::array<HostArray, N_RESULTS> results;
-  std::array<PJRT_Buffer *, N_ARGUMENTS> device_arrays{};
+  std::array<PJRT_Buffer *, N_ARGUMENTS> device_arrays[cg::N_SETS] = {};
+  std::array<PJRT_Event *, N_ARGUMENTS> sent[cg::N_SETS] = {};    // transfers that nothing has waited for
 };
 
 }    // namespace

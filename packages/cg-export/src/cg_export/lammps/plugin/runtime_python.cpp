@@ -103,7 +103,10 @@ class PythonRuntime : public cg::Runtime {
   explicit PythonRuntime(const std::string &artifact) : python(interpreter())
   {
     const Lock lock(python);
-    Object *module = checked(python.PyImport_ImportModule("cg_export.lammps.runtime"));
+    Object *module = python.PyImport_ImportModule("cg_export.lammps.runtime");
+    if (!module)
+      throw std::runtime_error("the Python environment in which the plugin was built cannot run cg-export any more (" + message() +
+                               "): run cg-export build-plugin again");
     model = checked(python.PyObject_CallMethod(module, "load", "s", artifact.c_str()));
     python.Py_DecRef(module);
   }
@@ -136,24 +139,33 @@ class PythonRuntime : public cg::Runtime {
                                                         static_cast<unsigned long long>(reinterpret_cast<uintptr_t>(&buffers)))));
   }
 
-  void execute(bool lists_changed) override
+  // execute() returns when the results are there, so nothing reads a set between steps; and on a CPU nothing is transferred.
+  void acquire(int) override {}
+  void send_positions(int) override {}
+
+  void execute(int set, bool lists_changed) override
   {
     const Lock lock(python);
-    python.Py_DecRef(checked(python.PyObject_CallMethod(model, "execute", "i", static_cast<int>(lists_changed))));
+    python.Py_DecRef(checked(python.PyObject_CallMethod(model, "execute", "ii", set, static_cast<int>(lists_changed))));
   }
 
  private:
   Object *checked(Object *result)
   {
-    if (result) return result;
+    if (!result) throw std::runtime_error("Python: " + message());
+    return result;
+  }
+
+  // What the last call raised, in one line.
+  std::string message()
+  {
     Object *type = nullptr, *value = nullptr, *trace = nullptr;
     python.PyErr_Fetch(&type, &value, &trace);
     Object *text = python.PyObject_Str(value ? value : type);
     const char *words = text ? python.PyUnicode_AsUTF8AndSize(text, nullptr) : nullptr;
-    std::string message = words ? words : "unknown error in Python";
-    for (char &c : message)
-      if (c == '\n') c = ' ';
-    throw std::runtime_error("Python: " + message);
+    std::string line = words ? words : "unknown error in Python";
+    std::replace(line.begin(), line.end(), '\n', ' ');
+    return line;
   }
 
   const Python &python;
