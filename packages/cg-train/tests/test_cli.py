@@ -8,7 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 from cg_data.errors import UserError
-from cg_train.cli import app
+from cg_train.cli import app, default_output
 from cg_train.config import TrainConfig
 from cg_train.template import TEMPLATE
 
@@ -40,6 +40,10 @@ def test_the_template_is_the_default_configuration() -> None:
     assert names <= set(values)
     for section in ("data", "loss", "energy_reference", "augmentation", "mixed_precision", "validation", "checkpoints", "trackers"):
         assert set(TrainConfig.model_fields[section].annotation.model_fields) == set(values[section])
+
+
+def test_a_run_without_an_output_goes_where_its_configuration_says() -> None:
+    assert default_output(Path("studies/small.yaml")) == Path("runs/small")
 
 
 def test_an_unknown_key_is_one_line_with_a_suggestion() -> None:

@@ -1,6 +1,7 @@
 """Claims about an ensemble and about what a new run takes from a checkpoint, on the pair network."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,22 @@ def test_the_first_member_is_the_run_of_its_seed(ensemble: EnsembleResult, tiny:
     member = load_bundle(ensemble.output / ensemble.about["members"][0])
     for expected, found in zip(jax.tree.leaves(alone.params), jax.tree.leaves(member.params), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_members_spread_over_two_devices_are_those_of_one_device(
+    ensemble: EnsembleResult, start: Callable[..., subprocess.Popen[str]], tiny: Make, tmp_path: Path
+) -> None:
+    small(tiny).save(tmp_path / "config.yaml")
+    cli = "from cg_train.cli import main; main()"
+    process = start(cli, "ensemble", tmp_path / "config.yaml", "-o", tmp_path / "two", "--members", 2, devices=2)
+    text, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, text
+    assert "2 device(s)" in text
+    assert "2 members, 1 on each device" in text
+    for path in ensemble.about["members"]:
+        one, two = (load_bundle(output / path).params for output in (ensemble.output, tmp_path / "two"))
+        for expected, found in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_ensemble_goes_on_where_it_stood(ensemble: EnsembleResult, tiny: Make) -> None:

@@ -28,4 +28,5 @@ def test_a_full_disk_is_one_line(
     assert process.returncode == 2, text
     errors = [line for line in text.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
+    assert "Traceback" not in text
     assert "make room" in errors[0]

@@ -1,6 +1,7 @@
 """Whole runs, in this process: what is written, what is learned, what is refused."""
 
 import json
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from cg_data.store import Dataset
 from cg_models.bundle import load_bundle
 from cg_train.config import TrainConfig
 from cg_train.metrics import read_metrics
+from cg_train.preemption import EXIT_REQUEUE, Stopped, note_signals_from_here
 from cg_train.run import RunResult, run
 
 Make = Callable[..., TrainConfig]
@@ -191,9 +193,24 @@ def test_a_run_in_a_thread_works(only_prior: Make, tmp_path: Path) -> None:
     assert json.loads((results[0].bundle / "metrics.json").read_text())["step"] == 2
 
 
-def test_data_without_the_wanted_temperature_is_one_clear_line(only_prior: Make, tmp_path: Path) -> None:
+def test_data_without_the_wanted_temperature_is_one_clear_line_and_leaves_nothing(only_prior: Make, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it has 300, 350 K"):
         run(only_prior("data.temperatures_kelvin=[320.0]"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_that_came_before_the_run_stops_it_at_once_with_everything_saved(only_prior: Make, tmp_path: Path) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        note_signals_from_here()
+        signal.raise_signal(signal.SIGUSR1)
+        with pytest.raises(Stopped, match="stopped after step 0, everything is saved") as caught:
+            run(only_prior(), tmp_path / "run")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert caught.value.exit_code == EXIT_REQUEUE
+    assert run(only_prior(), tmp_path / "run", resume="auto").metrics["step"] == 30
 
 
 def test_a_missing_platform_is_one_clear_line(only_prior: Make, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from cg_data.errors import UserError
 
@@ -65,10 +66,22 @@ def set_up_logging(level: int = logging.INFO) -> None:
         logger.propagate = False
 
 
-def progress_bar() -> Progress:
+class ProgressWithLine(Progress):
+    """A progress bar with a line of text below it, which takes no room from the bar."""
+
+    line = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the bar, and the line where there is one."""
+        yield from super().get_renderables()
+        if self.line:
+            yield Text(self.line)
+
+
+def progress_bar() -> ProgressWithLine:
     """Return the workspace's progress bar, on standard error; it draws nothing where that is not a terminal."""
     console = Console(stderr=True)
-    return Progress(
+    return ProgressWithLine(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

@@ -7,6 +7,8 @@ checkpoints/<step>/progress   JSON: `Progress`, configuration, fingerprints of t
 import contextlib
 import errno
 import logging
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +84,8 @@ class Checkpoints:
                 metrics={"validation_mse": progress.best_mse if is_best else NO_METRIC},
                 force=True,
             )
-        except OSError as error:
-            raise UserError(
-                f"{self.folder}: checkpoint {progress.step} could not be written ({error.strerror}): make room; older ones are kept"
-            ) from None
+        except (OSError, ValueError) as error:
+            raise self._not_written(error) from None
 
     def wait(self) -> None:
         """Return when everything is on disk; `UserError` where it could not be written."""
@@ -93,9 +93,12 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self.folder}: a checkpoint could not be written ({' '.join(str(error).split())}): make room; older ones are kept"
-            ) from None
+            raise self._not_written(error) from None
+
+    def _not_written(self, error: Exception) -> UserError:
+        # What fails may be an earlier save, which was still being written.
+        reason = _no_room(error) or " ".join(str(error).split())[:300]
+        return UserError(f"{self.folder}: a checkpoint could not be written ({reason}): make room; older ones are kept")
 
     def close(self) -> None:
         """Finish writing and release threads."""
@@ -127,7 +130,8 @@ def read_state(path: Path, like: Any) -> Any:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             return reader.restore(path / "state", args=ocp.args.StandardRestore(template))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:160]
+        words = " ".join(str(error).split())[:160]
+        reason = "arrays are missing or others" if isinstance(error, KeyError | TypeError) or "structure" in words else words
         raise UserError(
             f"{path}: the checkpoint does not fit this configuration or is damaged ({reason}): resume with the one it was made with"
         ) from None
@@ -185,15 +189,36 @@ def full_disk_is_one_line(output: Path) -> Iterator[None]:
     """Turn the failure to write for want of room into a `UserError`."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in NO_ROOM:
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _no_room(error)
+        if reason is None:
             raise
-        raise UserError(f"{output}: cannot be written ({error.strerror}): make room, then go on with --resume auto") from None
+        raise UserError(f"{output}: cannot be written ({reason}): make room, then go on with --resume auto") from None
+
+
+def _no_room(error: Exception) -> str | None:
+    """Return the system's words for want of room where that is what an error is about; libraries put them into errors of their own."""
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in NO_ROOM else None
+    return next((words for words in map(os.strerror, NO_ROOM) if words in str(error)), None)
 
 
 def silence_orbax() -> None:
     """Keep orbax's running commentary out of the log, also of failures in its threads: they are raised here and said once."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+def quiet_failed_writes() -> None:
+    """Keep tracebacks of a failed save's other writes off standard error: when the first fails, they find their event loop closed."""
+    before = sys.unraisablehook
+
+    def hook(found: "sys.UnraisableHookArgs") -> None:
+        if not (isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == "Event loop is closed"):
+            before(found)
+
+    sys.unraisablehook = hook
 
 
 def _metric_of(metrics: Any) -> float:

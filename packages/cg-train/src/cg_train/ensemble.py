@@ -68,7 +68,6 @@ def run_ensemble(
         found = len(restored.progress.members or [])
         require(found == n_members, f"{restored.path}: holds an ensemble of {found} members, --members is {n_members}: make them equal")
     inputs = Inputs(config, output, inputs.dataset, inputs.prior, members_mesh(inputs.mesh, n_members), inputs.checksums)
-    output.mkdir(parents=True, exist_ok=True)
     logger.info("%s; %d members, %d on each device", describe(inputs.mesh), n_members, n_members // inputs.mesh.devices.size)
     with stop_on_signals() as stop, full_disk_is_one_line(output):
         trainer, state, progress = prepare(inputs, stop, restored, load, n_members)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn, cast, get_args
 
 from cg_data.errors import UserError, require
+from cg_train.checkpoint import quiet_failed_writes
 from cg_train.config import TrainConfig
 from cg_train.distributed import Processes, connect, end_all, slurm_processes
 from cg_train.ensemble import Keep, run_ensemble
@@ -29,6 +30,7 @@ def launch(
 
     With several processes any error ends this one at once (code 2 for a `UserError`, else 1), so that the others need not wait.
     """
+    quiet_failed_writes()
     settings = TrainConfig.load(config, overrides)
     choice = parse_load(load)
     others = slurm_processes()
@@ -59,6 +61,7 @@ def launch_ensemble(
     config: Path, output: Path, overrides: Sequence[str], members: int, keep: str, resume: str | None, allow_changes: bool, load: str
 ) -> None:
     """Train an ensemble, and print what `ensemble.json` says; exit with `Stopped.exit_code` after a signal."""
+    quiet_failed_writes()
     settings = TrainConfig.load(config, overrides)
     require(keep in get_args(Keep), f"--keep {keep}: expected all or best")
     try:

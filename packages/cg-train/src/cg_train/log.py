@@ -16,13 +16,17 @@ class Display:
 
     def __init__(self, bar: Any, task: Any, stage: str, n_steps: int, speaks: bool):
         self._bar, self._task, self._stage, self._n_steps, self._speaks = bar, task, stage, n_steps, speaks
+        self._validated = ""
 
     def show(self, record: dict[str, Any], stage_step: int) -> None:
         """Show a line of metrics; the bar takes it on a terminal, the log elsewhere."""
         if not self._speaks:
             return
         text = summary(record)
-        self._bar.update(self._task, completed=stage_step, description=f"{self._stage} {text}")
+        if "validation_mse" in record:
+            self._validated = f"\nvalidation mse {record['validation_mse']:.4f} at step {record['step']}"
+        self._bar.line = summary({name: value for name, value in record.items() if name != "validation_mse"}) + self._validated
+        self._bar.update(self._task, completed=stage_step)
         if self._bar.disable:
             logger.info("%s step %d/%d %s", self._stage, stage_step, self._n_steps, text)
         elif "validation_mse" in record:

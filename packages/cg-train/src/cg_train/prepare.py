@@ -89,6 +89,8 @@ def prepare(
             state = checkpoint.read_state(restored.path, with_optimizer(state, config, progress))
         else:
             state = warm_state(restored, state, config, load, progress)
+    # Only now, when nothing more can be refused.
+    output.mkdir(parents=True, exist_ok=True)
     journal = None
     if jax.process_index() == 0:
         config.save(output / "config.yaml")

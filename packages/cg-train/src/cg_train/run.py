@@ -68,7 +68,6 @@ def run(config: TrainConfig, output: Path | str, resume: str | None = None, allo
     inputs, restored, load = look_at(config, output, resume, allow_changes, load)
     # No process may write before all have looked at what is there.
     synchronise("inputs read")
-    output.mkdir(parents=True, exist_ok=True)
     logger.info("%s", describe(inputs.mesh))
     with stop_on_signals() as stop, checkpoint.full_disk_is_one_line(output):
         trainer, state, progress = prepare(inputs, stop, restored, load)
