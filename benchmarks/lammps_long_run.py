@@ -99,7 +99,8 @@ def compare(name: str, lammps: np.ndarray, replicas: list[np.ndarray]) -> None:
     pooled = np.concatenate([block.ravel() for block in other])
     edges = np.linspace(*np.quantile(pooled, [0.002, 0.998]), N_BINS + 1)
     a, b = (np.array([np.histogram(block, edges)[0] / block.size for block in blocks]) for blocks in (one, other))
-    squared = (a.mean(0) - b.mean(0)) ** 2 / (a.var(0, ddof=1) / len(a) + b.var(0, ddof=1) / len(b))
+    variance = a.var(0, ddof=1) / len(a) + b.var(0, ddof=1) / len(b)
+    squared = ((a.mean(0) - b.mean(0)) ** 2)[variance > 0] / variance[variance > 0]
     print(f"{name}, histogram of {N_BINS} bins: mean squared difference {squared.mean():.2f} squared standard errors; 1 is expected")
 
 

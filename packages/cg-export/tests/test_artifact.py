@@ -10,6 +10,7 @@ import pytest
 from jax import export
 
 from cg_data.atomic import sha256
+from cg_data.configuration import Configuration
 from cg_data.contracts import BeadGraph
 from cg_data.errors import UserError
 from cg_data.topology import frame_graph
@@ -18,6 +19,8 @@ from cg_export.lammps.runtime import ARGUMENTS
 from cg_export.lammps.system import System
 from cg_export.lower import Budget, export_static, graph_arguments, jitted_function, pad_arguments
 from cg_export.manifest import CHECKSUM_FILE, MANIFEST_FILE, read_manifest
+from cg_models.backbones.mace.config import MaceConfig
+from cg_models.backbones.pair.config import PairConfig
 from cg_models.bundle import Bundle
 from cg_priors.parameters import PriorParameters
 
@@ -38,15 +41,31 @@ def test_artifact_equals_the_bundle(artifact: Path, bundle: Bundle, graph: BeadG
     assert errors.worst() < 1e-6
 
 
-@pytest.mark.parametrize("mode", ["backbone", "prior"])
-def test_every_mode_exports_in_float64_to_rounding(
-    mode: str, prior: PriorParameters, tmp_path: Path, graph: BeadGraph, make_bundle: Callable[..., Bundle]
+SMALL_MACE = MaceConfig(
+    layers=1, num_features=4, max_ell=1, num_radial=4, correlation=2, readout=4, embed=4, mlp_n_hidden=8, mlp_n_layers=1
+)
+SMALL_PAIR = PairConfig(num_radial=4, mlp_n_hidden=8, mlp_n_layers=1)
+
+
+# Painn is exported in float64 in test_lammps_styles.py.
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("prior", {}), ("backbone", {}), ("backbone", {"backbone": SMALL_MACE}), ("backbone", {"backbone": SMALL_PAIR})],
+    ids=["prior", "allegro", "mace", "pair"],
+)
+def test_every_mode_and_backbone_exports_in_float64_to_rounding(
+    mode: str,
+    options: dict[str, Configuration],
+    prior: PriorParameters,
+    tmp_path: Path,
+    graph: BeadGraph,
+    make_bundle: Callable[..., Bundle],
 ) -> None:
-    bundle = make_bundle(prior, mode=mode)
+    bundle = make_bundle(prior, mode=mode, **options)
     manifest = export_artifact(bundle, tmp_path / "model", "float64", ladder=())
     expected = with_precision(bundle, "float64").energy_and_forces(graph)
     assert compare(*Artifact(tmp_path / "model").energy_and_forces(graph), *expected).worst() < 1e-12
-    assert manifest.needs_topology == (mode == "prior")
+    assert manifest.needs_topology == (mode != "backbone")
 
 
 def test_parts_add_up_to_the_whole(bundle: Bundle, graph: BeadGraph) -> None:
@@ -133,7 +152,7 @@ def test_newer_artifact_is_refused_before_anything_else(artifact: Path, tmp_path
 def test_failed_self_test_leaves_nothing_behind(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cg_export.artifact.compare", lambda *_: Errors(0.0, 1.0))
     with pytest.raises(UserError, match="self-test failed"):
-        export_artifact(bundle, tmp_path / "model", part="prior", ladder=())
+        export_artifact(bundle, tmp_path / "model", part="backbone", ladder=())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -57,7 +57,7 @@ def parity(
     with tempfile.TemporaryDirectory() as scratch, jax.enable_x64(True):
         if artifact is None:
             artifact = Path(scratch) / "model"
-            export_artifact(bundle, artifact, "float64" if precision == "float64" else "float32")
+            export_artifact(bundle, artifact, "float64" if precision == "float64" else "float32", ladder=())
         loaded = Artifact(artifact)
         bundle = with_precision(bundle, loaded.manifest.precision)
         tolerance = TOLERANCES[loaded.manifest.precision]
