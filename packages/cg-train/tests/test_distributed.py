@@ -61,7 +61,7 @@ def parameters(output: Path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def config(only_prior: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("config") / "config.yaml"
-    only_prior("stages=[{train: prior, steps: 400, learning_rate: 0.02}]", "checkpoints.every_steps=100").save(path)
+    only_prior("stages=[{train: prior, steps: 150, learning_rate: 0.02}]", "checkpoints.every_steps=100").save(path)
     return path
 
 
@@ -129,6 +129,17 @@ def test_a_killed_process_ends_the_others(start: Start, only_prior: MakeConfig, 
     assert processes[0].wait(timeout=60) != 0
     assert time.monotonic() - killed < 20
     finish(processes)
+
+
+def test_processes_of_unequal_devices_are_one_line_with_their_hosts(start: Start, config: Path, tmp_path: Path) -> None:
+    joined = ("--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2, "--process")
+    ends = finish([start(CLI, "run", config, "-o", tmp_path / "run", *joined, i, devices=1 + i) for i in (0, 1)])
+    assert [code for code, _ in ends] == [2, 2]
+    host = socket.gethostname()
+    for _, text in ends:
+        assert f"error: devices: every process needs as many, JAX found {host}: 1, {host}: 2" in text
+        assert "Traceback" not in text
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_taken_port_is_one_clear_line(start: Start, config: Path, tmp_path: Path) -> None:

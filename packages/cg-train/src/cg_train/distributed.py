@@ -1,5 +1,6 @@
 """Devices and processes: the mesh, checks at start, arrays from the host to the devices and back."""
 
+import contextlib
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src.distributed import global_state  # no public way to the coordinator's store
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -176,12 +178,17 @@ def describe(mesh: Mesh) -> str:
 
 
 def _hosts() -> list[str]:
-    """Return the host name of each process."""
-    name = np.zeros(64, np.uint8)
-    mine = _host().encode()[:64]
-    name[: len(mine)] = list(mine)
-    every = np.atleast_2d(multihost_utils.process_allgather(name)) if jax.process_count() > 1 else name[None]
-    return [bytes(row[row > 0]).decode() for row in np.asarray(every, np.uint8)]
+    """Return the host name of each process; through the coordinator, since collectives need the equal devices that are missed here."""
+    client = global_state.client
+    if client is None:
+        return [_host()]
+    client.key_value_set(f"cg_train/host/{jax.process_index()}", _host(), allow_overwrite=True)
+    patience = 1000 * HEARTBEAT_SECONDS
+    names = [client.blocking_key_value_get(f"cg_train/host/{index}", patience) for index in range(jax.process_count())]
+    # Whoever is done ends, and the first takes the store with it: not before all have read.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        client.wait_at_barrier("cg_train hosts known", patience)
+    return names
 
 
 def _probe(address: str) -> None:
