@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.sparse import csr_array
 
-from cg_data.atoms import AtomSource, AtomTable, Buffers, SourceTrajectory, by_atom, chain_links, half_height, unwrap
-from cg_data.checks import REASONS, check_lengths, check_units, extent, implausible, unreadable
+from cg_data.atoms import AtomSource, AtomTable, SourceTrajectory, by_atom, half_height, unwrap
+from cg_data.checks import REASONS, check_units, extent, implausible, unreadable
 from cg_data.config import PrepareConfig, QualityConfig
-from cg_data.constraints import BondLengths, BondStatistics, distances, find_bonds, joins, rigid_bonds, rigid_groups
+from cg_data.constraints import BondLengths, BondStatistics, along_chain
 from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError, require
 from cg_data.force_map import (
@@ -26,40 +26,18 @@ from cg_data.force_map import (
     local_supports,
     map_rows,
     of_frames,
-    reduce_atoms,
 )
-from cg_data.mapping import BeadMap, map_beads
 from cg_data.records import ForceMapRecord
 from cg_data.select import choose_frames, wanted
 from cg_data.store import DomainData
+from cg_data.structure import Reader, Structure, consecutive, learn_structure
 
 logger = logging.getLogger("cg_data")
 
-SAMPLE_TRAJECTORIES = 5
-SAMPLE_FRAMES = 4
 UNIT_FRAMES = 16
 """Frames at the start of each trajectory whose magnitudes are compared with those of a protein in the right units."""
 MAX_WARNINGS = 5
 """Rejected frames named one by one in the log, per domain."""
-
-
-@dataclass(frozen=True)
-class Structure:
-    """What is known of a domain before its frames are read: beads, chains, bonds, rigid groups.
-
-    anchors [n_residues] one atom of each residue; linked, neighbours [n_residues - 1] bool: a residue and the next are joined by a
-    peptide bond, and both anchors are CA atoms; bonds, rigid [n, 2]; joined: bonds lead from each atom to its residue's anchor, so
-    that uncut bonds make a whole residue.
-    """
-
-    beads: BeadMap
-    anchors: np.ndarray
-    linked: np.ndarray
-    neighbours: np.ndarray
-    bonds: np.ndarray
-    joined: bool
-    rigid: np.ndarray
-    reduction: Reduction | None
 
 
 @dataclass
@@ -105,100 +83,6 @@ def coarse_grain(source: AtomSource, config: PrepareConfig, advance: Callable[[i
         _second_pass(source, trajectories, frames, structure.reduction, maps, units)
     notes = [*source.notes, *(note for note in (statistics.disagreements(structure.rigid),) if note)]
     return _assemble(source, trajectories, structure, frames, maps, products, notes, config)
-
-
-class Reader:
-    """Reads the frames of a source, all blocks into the same memory.
-
-    The first block of a trajectory, looked at to learn the structure, is kept until it is asked for, and not read twice.
-    """
-
-    def __init__(self, source: AtomSource):
-        self.source = source
-        self._first: dict[SourceTrajectory, tuple[np.ndarray, np.ndarray | None]] = {}
-        self._buffers: Buffers | None = None
-
-    def peek(self, trajectory: SourceTrajectory, n_frames: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return positions and forces of the first frames, and keep their block for `read`."""
-        if trajectory not in self._first:
-            self._first[trajectory] = self.source.read(trajectory, 0, min(trajectory.block_frames, trajectory.n_frames))
-        positions, forces = self._first[trajectory]
-        return positions[:n_frames], None if forces is None else forces[:n_frames]
-
-    def read(self, trajectory: SourceTrajectory, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return positions and forces as the source does; they are valid until the next call."""
-        positions, forces = self._first.pop(trajectory, (None, None))
-        if positions is None or stop > len(positions):
-            if self._buffers is None or stop - start > len(self._buffers[0]):
-                shape = (max(trajectory.block_frames, stop - start), self.source.atoms.n_atoms, 3)
-                self._buffers = np.empty(shape, np.float32), np.empty(shape, np.float32)
-            return self.source.read(trajectory, start, stop, self._buffers)
-        return positions[start:stop], None if forces is None else forces[start:stop]
-
-
-def learn_structure(reader: Reader, trajectories: list[SourceTrajectory], config: PrepareConfig) -> Structure:
-    """Return beads, unbroken chains, bonds and rigid groups, from the topology and a few frames."""
-    source, atoms = reader.source, reader.source.atoms
-    beads = map_beads(atoms, config.mapping, source.where)
-    anchors = _residue_anchors(atoms)
-    sample = _sample(reader, trajectories, anchors, config.quality)
-    linked = chain_links(atoms, sample)
-    ca = atoms.find("CA", 6)
-    both = (ca[:-1] >= 0) & (ca[1:] >= 0)
-    check_lengths(sample, _steps(anchors, both & (np.diff(atoms.residue_numbers) == 1)), trajectories[0].where)
-    bonds = find_bonds(atoms, sample)
-    if config.force_map.kind in ("none", "slice") and not (atoms.atomic_numbers == 1).any():
-        rigid = np.zeros((0, 2), np.int64)
-    else:
-        rigid = rigid_bonds(bonds, atoms.atomic_numbers, config.force_map.constraints, source.where)
-    reduction = None
-    if config.force_map.kind != "none":
-        reduction = reduce_atoms(rigid_groups(rigid, atoms.n_atoms), beads.weights, source.where)
-    return Structure(beads, anchors, linked, linked & both, bonds, joins(bonds, atoms, anchors), rigid, reduction)
-
-
-def _steps(anchors: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return [n, 2] atoms: the anchors of chosen [n_residues - 1] bool residues, each with the next residue's."""
-    return np.stack([anchors[:-1][chosen], anchors[1:][chosen]], axis=1)
-
-
-def _residue_anchors(atoms: AtomTable) -> np.ndarray:
-    """Return [n_residues] one atom per residue: its CA, or its first atom."""
-    anchors = atoms.find("CA", 6)
-    first = np.searchsorted(atoms.residues, np.arange(atoms.n_residues))
-    return np.where(anchors >= 0, anchors, first)
-
-
-def _sample(reader: Reader, trajectories: list[SourceTrajectory], anchors: np.ndarray, config: QualityConfig) -> np.ndarray:
-    """Return a few readable frames [n, n_atoms, 3] of several trajectories; more of them are read only where those are broken."""
-    spread = [trajectories[i] for i in sorted({round(x) for x in np.linspace(0, len(trajectories) - 1, SAMPLE_TRAJECTORIES)})]
-    found: list[np.ndarray] = []
-    for trajectory in spread:
-        found += _readable(reader.source, trajectory, anchors, reader.peek(trajectory, SAMPLE_FRAMES), config)
-    for trajectory in trajectories if not found else []:
-        for start in range(0, trajectory.n_frames, trajectory.block_frames):
-            stop = min(start + trajectory.block_frames, trajectory.n_frames)
-            found += _readable(reader.source, trajectory, anchors, reader.source.read(trajectory, start, stop), config)[:SAMPLE_FRAMES]
-            if found:
-                return np.stack(found)
-    if not found:
-        raise UserError(
-            f"{reader.source.where}: no usable frame: every one is non-finite, all zero or out of range; expected coordinates in angstrom: "
-            "get the file again"
-        )
-    return np.stack(found)
-
-
-def _readable(
-    source: AtomSource,
-    trajectory: SourceTrajectory,
-    anchors: np.ndarray,
-    block: tuple[np.ndarray, np.ndarray | None],
-    config: QualityConfig,
-) -> list[np.ndarray]:
-    positions, forces = block
-    readable = unreadable(extent(positions), None if forces is None else extent(forces), config) < 0
-    return list(unwrap(positions[readable], source.atoms, anchors, trajectory.box))
 
 
 def _map_units(trajectories: list[SourceTrajectory], config: PrepareConfig) -> list[int]:
@@ -266,7 +150,7 @@ def _first_pass(
             positions, forces = _take(positions, good), None if forces is None else _take(forces, good)
             positions, squares, steps = _whole(positions, atoms, structure, bond_lengths, trajectory.box)
             if len(good) and not units_checked:
-                pairs = _steps(structure.anchors, structure.neighbours)
+                pairs = consecutive(structure.anchors, structure.neighbours)
                 check_units(positions[:UNIT_FRAMES], None if forces is None else forces[:UNIT_FRAMES], pairs, trajectory.where)
                 units_checked = True
             longest = np.sqrt(squares.max(axis=1))
@@ -288,8 +172,7 @@ def _whole(
     positions: np.ndarray, atoms: AtomTable, structure: Structure, bond_lengths: BondLengths, box: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return positions of whole molecules, their squared bond lengths, and the steps [n_frames, n_residues - 1] between anchors."""
-    every = _steps(structure.anchors, np.ones(len(structure.linked), bool))
-    squares, steps = bond_lengths.squares(positions), distances(positions, every)
+    squares, steps = bond_lengths.squares(positions), along_chain(positions, structure.anchors)
     if box is None:
         return positions, squares, steps
     cut = np.ones(len(positions), bool)
@@ -299,7 +182,7 @@ def _whole(
     if cut.any():
         positions = positions.copy()
         positions[cut] = unwrap(positions[cut], atoms, structure.anchors, box)
-        squares[cut], steps[cut] = bond_lengths.squares(positions[cut]), distances(positions[cut], every)
+        squares[cut], steps[cut] = bond_lengths.squares(positions[cut]), along_chain(positions[cut], structure.anchors)
     return positions, squares, steps
 
 

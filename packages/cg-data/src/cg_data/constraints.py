@@ -14,7 +14,7 @@ BOND_TOLERANCE = 1.25
 RIGID_DEVIATION_ANGSTROM = 1e-2
 """Standard deviation below which a bond length counts as constant: coordinates from XTC are rounded to 0.01 angstrom."""
 MIN_DETECTOR_FRAMES = 100
-MAX_DETECTOR_FRAMES = 1000
+MAX_DETECTOR_FRAMES = 400
 """Frames the constraint detector needs, and is satisfied with."""
 ATOMS_TOGETHER = 16_384
 BOND_SAMPLES = 5
@@ -159,6 +159,12 @@ class BondLengths:
 def distances(positions: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Return [n_frames, n_pairs] distances in angstrom of pairs [n_pairs, 2] in positions [n_frames, n_atoms, 3]."""
     vectors = positions.take(pairs[:, 0], axis=1) - positions.take(pairs[:, 1], axis=1)
+    return np.asarray(np.sqrt(np.einsum("fpx,fpx->fp", vectors, vectors)))
+
+
+def along_chain(positions: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """Return [n_frames, n - 1] distances in angstrom from each of the atoms anchors [n] to the next."""
+    vectors = np.diff(positions.take(anchors, axis=1), axis=1)
     return np.asarray(np.sqrt(np.einsum("fpx,fpx->fp", vectors, vectors)))
 
 

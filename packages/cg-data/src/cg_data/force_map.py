@@ -10,6 +10,7 @@ where G [n_groups, n_groups] is the mean product of group forces: x = P^-1 B^T (
 a few groups only, the same few in every frame.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,14 +27,20 @@ from cg_data.errors import UserError
 class Reduction:
     """Atoms gathered into rigid groups, and beads as sums over groups.
 
-    groups [n_groups, n_atoms] sparse, 1 where an atom belongs to a group (E^T); sizes [n_groups]; beads [n_beads, n_groups] dense,
-    B = C E; slice [n_beads, n_atoms] sparse, the map by each bead's own atoms alone (C with rows scaled so that C slice^T = 1).
+    groups [n_groups, n_atoms] sparse, 1 where an atom belongs to a group (E^T); sizes [n_groups]; atom_beads [n_beads, n_atoms]
+    sparse, the bead map C; slice [n_beads, n_atoms] sparse, the map by each bead's own atoms alone (C with rows scaled so that
+    C slice^T = 1).
     """
 
     groups: csr_array
     sizes: np.ndarray
-    beads: np.ndarray
+    atom_beads: csr_array
     slice: csr_array
+
+    @functools.cached_property
+    def beads(self) -> np.ndarray:
+        """Beads as sums over groups [n_beads, n_groups], dense: B = C E. Made where a map is fitted; the slice map needs none."""
+        return np.asarray((self.atom_beads @ self.groups.T).toarray())
 
     @property
     def n_groups(self) -> int:
@@ -51,7 +58,7 @@ def reduce_atoms(groups: csr_array, atom_beads: csr_array, where: str) -> Reduct
         raise UserError(f"{where}: two beads share a group of rigidly joined atoms; expected one bead at most: choose other beads")
     sizes = np.asarray(groups.sum(axis=1)).ravel()
     scale = diags_array(1.0 / np.asarray(atom_beads.power(2).sum(axis=1)).ravel())
-    return Reduction(groups, sizes, (atom_beads @ groups.T).toarray(), csr_array(scale @ atom_beads))
+    return Reduction(groups, sizes, atom_beads, csr_array(scale @ atom_beads))
 
 
 def group_forces(reduction: Reduction, forces: np.ndarray) -> np.ndarray:
