@@ -1,7 +1,11 @@
-"""Training jobs on a virtual cluster of several nodes: pre-emption, requeue, and the end that an undisturbed run has."""
+"""Training jobs on a virtual cluster of several nodes: signals, a lost node, requeue, and the end that an undisturbed run has.
+
+CG_LONG_TESTS=STEPS adds what the scheduler takes its time for, the signal before a time limit; the steps must take longer than a minute.
+"""
 
 import json
-import sys
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +18,11 @@ from cg_priors.parameters import PriorParameters, Term, save_prior
 from cg_train.config import TrainConfig
 
 from .virtual_slurm import VirtualSlurm, free_ports, wait_until
-from .workspace import ROOT, run
+from .workspace import ROOT
 
 SCRIPT = ROOT / "infra" / "slurm" / "train.sbatch"
-N_STEPS = 1500
+LONG = int(os.environ.get("CG_LONG_TESTS", "0"))
+N_STEPS = LONG or 1000
 
 
 @pytest.fixture(scope="module")
@@ -55,33 +60,65 @@ def steps(output: Path) -> list[int]:
     return [json.loads(line)["step"] for line in file.read_text().splitlines() if line.endswith("}")] if file.exists() else []
 
 
-def test_a_preempted_job_of_two_nodes_is_queued_again_and_ends_as_if_undisturbed(slurm: VirtualSlurm, config: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def undisturbed(slurm: VirtualSlurm, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a job of two nodes that nothing happens to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    job = slurm.submit(SCRIPT, config, "-o", folder / "run", options=two_nodes(folder / "job.log"), environment=environment(config))
+    assert slurm.wait(job, timeout=240) == {job: "COMPLETED"}, (folder / "job.log").read_text()
+    return folder / "run"
+
+
+def two_nodes(log: Path) -> tuple[str, ...]:
+    return ("--nodes=2", f"--output={log}", "--time=10")
+
+
+def environment(config: Path) -> dict[str, str]:
+    """Return what jobs need here: an address, as names of nodes do not resolve, and compiled programs to share."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(config.parent / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    return {"JAX_COORDINATOR_ADDRESS": address, "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0", **cache}
+
+
+@pytest.mark.parametrize(
+    "asked_by", ["a signal", pytest.param("the time limit", marks=pytest.mark.skipif(not LONG, reason="CG_LONG_TESTS"))]
+)
+def test_a_job_of_two_nodes_that_must_stop_and_then_loses_a_node_ends_as_if_undisturbed(
+    slurm: VirtualSlurm, config: Path, undisturbed: Path, tmp_path: Path, asked_by: str
+) -> None:
     output, log = tmp_path / "run", tmp_path / "job.log"
-    environment = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_ports(1)[0]}", "JAX_PLATFORMS": "cpu"}
-    options = ("--nodes=2", f"--output={log}", "--time=10")
-    job = slurm.submit(SCRIPT, config, "-o", output, options=options, environment=environment)
-    wait_until(lambda: max(steps(output), default=0) >= 50, 120, lambda: log.read_text() if log.exists() else "no log")
-    slurm.client("scancel", "--signal=USR1", job)
-    assert slurm.wait(job, timeout=180) == {job: "COMPLETED"}, log.read_text()
-    text = log.read_text()
-    assert "queued again (1 of at most 50)" in text
-    assert "resumed from" in text
+
+    def text() -> str:
+        return log.read_text() if log.exists() else "no log"
+
+    # The scheduler looks at time limits every 30 s, and so signals 15 to 45 s after the start.
+    limits = ("--time=1", "--signal=USR1@45") if asked_by == "the time limit" else ()
+    job = slurm.submit(SCRIPT, config, "-o", output, options=(*two_nodes(log), *limits), environment=environment(config))
+    if asked_by == "a signal":
+        wait_until(lambda: max(steps(output), default=0) >= 50, 120, text)
+        slurm.client("scancel", "--signal=USR1", job)
+    wait_until(lambda: "queued again (1 of at most 50)" in text(), 120, text)
+    slurm.client("scontrol", "update", f"jobid={job}", "timelimit=10")
+    saved = max(steps(output))
+    assert 0 < saved < N_STEPS
+    wait_until(lambda: max(steps(output)) > saved + 100, 120, text)
+    node = f"n{re.findall('[0-9]+', slurm.nodes(job)[job])[-1]}"
+    slurm.client("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+    wait_until(lambda: "Restarts=2" in slurm.client("scontrol", "show", "job", job), 60, text)
+    assert max(steps(output)) < N_STEPS
+    slurm.resume(node)
+    assert slurm.wait(job, timeout=240) == {job: "COMPLETED"}, text()
+    assert text().count("resumed from") >= 2
     assert steps(output) == sorted(set(steps(output)))
     assert steps(output)[-1] == N_STEPS
-    undisturbed = slurm.submit(SCRIPT, config, "-o", tmp_path / "whole", options=options, environment=environment)
-    assert slurm.wait(undisturbed, timeout=120) == {undisturbed: "COMPLETED"}, log.read_text()
-    parameters = [(folder / "bundle" / "params.safetensors").read_bytes() for folder in (output, tmp_path / "whole")]
+    parameters = [(folder / "bundle" / "params.safetensors").read_bytes() for folder in (output, undisturbed)]
     assert parameters[0] == parameters[1]
-    program = Path(sys.executable).parent / "cg-train"
-    run([program, "run", config, "-o", tmp_path / "alone"], environment={"JAX_PLATFORMS": "cpu"})
-    metrics = [json.loads((tmp_path / name / "bundle" / "metrics.json").read_text()) for name in ("whole", "alone")]
-    assert metrics[0] == pytest.approx(metrics[1], rel=1e-5)
 
 
 def test_requeues_end_at_their_cap(slurm: VirtualSlurm, config: Path, tmp_path: Path) -> None:
     output, log = tmp_path / "run", tmp_path / "job.log"
-    environment = {"JAX_PLATFORMS": "cpu", "CG_MAX_REQUEUES": "0"}
-    job = slurm.submit(SCRIPT, config, "-o", output, options=(f"--output={log}",), environment=environment)
+    capped = {**environment(config), "CG_MAX_REQUEUES": "0"}
+    job = slurm.submit(SCRIPT, config, "-o", output, options=(f"--output={log}",), environment=capped)
     wait_until(lambda: max(steps(output), default=0) >= 50, 120, lambda: log.read_text() if log.exists() else "no log")
     slurm.client("scancel", "--signal=USR1", job)
     assert slurm.wait(job, timeout=60) == {job: "FAILED"}
