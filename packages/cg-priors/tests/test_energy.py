@@ -41,10 +41,30 @@ def total(prior, graph):
     return lambda x: energy(prior.arrays, dataclasses.replace(graph, positions=x)).sum()
 
 
-def test_forces_equal_central_differences_of_the_energy(prior, trp_cage, random):
+def compiled(function):
+    """Return a function compiled in a hurry: these tests call it a few times."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.fixture(scope="module")
+def evaluate(prior, trp_cage):
+    """Energy and its gradient at given positions, tuples and edges fixed."""
+    return compiled(jax.value_and_grad(total(prior, graph_of(trp_cage[0]))))
+
+
+@pytest.fixture(scope="module")
+def gradients(prior):
+    """Gradient of the energy by parameters and graph, tuples and edges being arguments."""
+    energy = prior_energy(prior)
+    return compiled(
+        jax.grad(lambda arrays, x, graph: energy(arrays, dataclasses.replace(graph, positions=x)).sum(), argnums=(0, 1)),
+    )
+
+
+def test_forces_equal_central_differences_of_the_energy(prior, evaluate, trp_cage, random):
     graph = graph_of(trp_cage[0])
     energy = total(prior, graph)
-    gradient = np.asarray(jax.grad(energy)(jnp.asarray(graph.positions)))
+    gradient = np.asarray(evaluate(graph.positions)[1])
     h = 1e-5
     for _ in range(12):
         step = np.zeros_like(graph.positions)
@@ -53,10 +73,22 @@ def test_forces_equal_central_differences_of_the_energy(prior, trp_cage, random)
         assert (gradient * step).sum() / h == pytest.approx(difference, abs=2e-5 * max(1, abs(difference)))
 
 
+def test_forces_on_fixed_edges_equal_those_on_edges_that_are_arguments(prior, evaluate, gradients, trp_cage):
+    """Fixed ones are sorted out when tracing, each pair once; edges of one direction alone must not be taken for pairs."""
+    graph = graph_of(trp_cage[0])
+    _, expected = gradients(prior.arrays, graph.positions, graph)
+    np.testing.assert_allclose(evaluate(graph.positions)[1], expected, atol=1e-10)
+    one_way = np.where(graph.senders < graph.receivers, graph.edge_mask, False)
+    energies = prior_energy(prior)(prior.arrays, dataclasses.replace(graph, edge_mask=one_way))
+    both_ways = prior_energy_terms(prior)(prior.arrays, graph)
+    bonded = sum(both_ways[name].sum() for name in BONDED)
+    assert energies.sum() - bonded == pytest.approx(0.5 * sum(both_ways[name].sum() for name in both_ways if name not in BONDED))
+
+
 def test_numpy_energies_equal_jax_energies(prior, trp_cage):
     graph = graph_of(trp_cage[0])
     in_numpy = prior_energy_terms(prior)(prior.arrays, graph)
-    in_jax = jax.jit(prior_energy_terms(prior))(prior.arrays, graph)
+    in_jax = compiled(prior_energy_terms(prior))(prior.arrays, graph)
     for name, values in in_numpy.items():
         assert isinstance(values, np.ndarray)
         np.testing.assert_allclose(values, in_jax[name], rtol=1e-10, atol=1e-10)
@@ -64,33 +96,48 @@ def test_numpy_energies_equal_jax_energies(prior, trp_cage):
 
 @pytest.mark.parametrize("shape", ["coincident", "straight", "folded back"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_energies_and_forces_are_finite_at_degenerate_configurations(prior, trp_cage, shape, dtype):
-    graph = graph_of(trp_cage[0], dtype=dtype)
-    positions = np.zeros_like(graph.positions)
+def test_energies_and_forces_are_finite_at_degenerate_configurations(evaluate, shape, dtype):
+    positions = np.zeros((20, 3), dtype)
     if shape == "straight":
         positions[:, 0] = 3.8 * np.arange(20)
     elif shape == "folded back":
         positions[:, 0] = 3.8 * (np.arange(20) % 2)
-    value, gradient = jax.value_and_grad(total(prior, graph))(jnp.asarray(positions))
+    value, gradient = evaluate(positions)
+    assert value.dtype == gradient.dtype == dtype
     assert jnp.isfinite(value)
     assert jnp.isfinite(gradient).all()
 
 
-def test_gradients_with_respect_to_parameters_are_finite_and_not_zero(prior, trp_cage):
+def test_gradients_with_respect_to_parameters_are_finite_and_not_zero(prior, gradients, trp_cage):
     graph = graph_of(trp_cage[0])
-    energy = prior_energy(prior)
-    gradient = jax.grad(lambda arrays: energy(arrays, graph).sum())(prior.arrays)
-    for name, group in gradient.items():
+    for name, group in gradients(prior.arrays, graph.positions, graph)[0].items():
         assert all(np.isfinite(value).all() for value in group.values()), name
         assert any((np.asarray(value) != 0).any() for value in group.values()), name
 
 
-def test_geometry_and_energies_keep_the_dtype_of_the_positions(prior, trp_cage):
-    graph = graph_of(trp_cage[0], dtype=np.float32)
-    jaxpr = str(jax.make_jaxpr(prior_energy_terms(prior))(jax.tree.map(jnp.asarray, prior.arrays), graph).jaxpr.eqns[-40:])
-    energies = prior_energy_terms(prior)(jax.tree.map(jnp.asarray, prior.arrays), graph)
-    assert all(value.dtype == jnp.float32 for value in energies.values())
-    assert jaxpr
+def test_forces_change_with_parameters_as_central_differences_say(default_prior, trp_cage, random):
+    """The second derivative that training through forces takes."""
+    graph, energy = graph_of(trp_cage[0]), prior_energy(default_prior)
+    toward = random.normal(size=graph.positions.shape)
+
+    def along(arrays):
+        slopes = jax.grad(lambda x: energy(arrays, dataclasses.replace(graph, positions=x)).sum())(jnp.asarray(graph.positions))
+        return (slopes * toward).sum()
+
+    found = compiled(jax.value_and_grad(along))
+    gradient, h = found(default_prior.arrays)[1], 1e-6
+    keys = {"bond": "length", "angle": "cosine", "dihedral": "phases", "repulsion": "sigma", "excluded_volume": "epsilon"}
+    for name, key in keys.items():
+        group = default_prior.arrays[name]
+        ends = [{**default_prior.arrays, name: {**group, key: group[key] + d}} for d in (h, -h)]
+        difference = (found(ends[0])[0] - found(ends[1])[0]) / (2 * h)
+        assert float(gradient[name][key].sum()) == pytest.approx(float(difference), rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_energies_keep_the_dtype_of_the_positions(prior, trp_cage, dtype):
+    energies = jax.eval_shape(prior_energy_terms(prior), prior.arrays, graph_of(trp_cage[0], dtype=dtype))
+    assert all(value.dtype == dtype for value in energies.values())
 
 
 def test_padding_touches_neither_energy_nor_gradient(default_prior, trp_cage):
@@ -109,8 +156,14 @@ def test_padding_touches_neither_energy_nor_gradient(default_prior, trp_cage):
     energy = prior_energy(default_prior)
     np.testing.assert_allclose(energy(default_prior.arrays, padded)[:n], energy(default_prior.arrays, graph), atol=1e-12)
     assert (energy(default_prior.arrays, padded)[n:] == 0).all()
-    gradient = jax.grad(total(default_prior, padded))(jnp.asarray(padded.positions))
-    np.testing.assert_allclose(gradient[:n], jax.grad(total(default_prior, graph))(jnp.asarray(graph.positions)), atol=1e-10)
+    forces = prior_energy(default_prior)
+
+    def gradient_on(graph):
+        of_positions = jax.grad(lambda x, graph: forces(default_prior.arrays, dataclasses.replace(graph, positions=x)).sum())
+        return compiled(of_positions)(graph.positions, graph)
+
+    gradient = gradient_on(padded)
+    np.testing.assert_allclose(gradient[:n], gradient_on(graph), atol=1e-10)
     assert (np.asarray(gradient[n:]) == 0).all()
 
 

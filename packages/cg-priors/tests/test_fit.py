@@ -16,7 +16,7 @@ from cg_priors.force_frames import all_pairs_graph, force_frames
 from cg_priors.forms import FORMS
 from cg_priors.histogram import RANGES, accumulate
 from cg_priors.keys import KEY_COLUMNS, key_name
-from cg_priors.langevin import simulate_prior
+from cg_priors.langevin import simulation
 from cg_priors.parameters import BONDED, TERM_NAMES, PriorParameters, Term
 
 from . import chains
@@ -45,7 +45,7 @@ def test_a_langevin_chain_reproduces_the_histograms_its_prior_was_fitted_to(rand
     plain["angle"]["form"] = "quartic"
     config = PriorConfig.parse({**plain, "repulsion": None, "excluded_volume": None, "bootstrap_samples": 0}, "test")
     prior = fit([data], config, SPECIES)
-    run = simulate_prior(prior, data, np.full(beads, 100.0), 20_000, save_every=100, n_replicas=48, timestep_fs=6.0, friction_per_ps=5.0)
+    run = simulation(prior, data, np.full(beads, 100.0), 10_000, n_replicas=48, timestep_fs=6.0)(prior.arrays, 0)
     found, expected = (accumulate([frames], BONDED, SPECIES) for frames in (run, data))
     for name in BONDED:
         ours, theirs = (coarse(name, h[name].counts.sum((0, 1)), h[name].centres)[0] for h in (found, expected))
@@ -162,7 +162,7 @@ def test_default_prior_keeps_bonds_and_angles_of_a_real_protein_in_dynamics(trp_
     frames, species = trp_cage
     prior = fit([frames], PriorConfig(bootstrap_samples=0), species)
     masses = np.array([RESIDUE_MASSES_AMU[species[s]] for s in frames.species])
-    run = simulate_prior(prior, frames, masses, 2000, n_replicas=4, save_every=20)
+    run = simulation(prior, frames, masses, 2000, save_every=20, n_replicas=4)(prior.arrays, 0)
     x = np.asarray(run.positions, np.float64)
     assert np.isfinite(x).all()
     r = np.linalg.norm(np.diff(x, axis=1), axis=-1)

@@ -9,7 +9,7 @@ from cg_data.contracts import BeadFrames, BeadGraph
 from cg_data.errors import require
 from cg_data.topology import bonded_tuples
 from cg_priors.energy import TERM_KINDS
-from cg_priors.geometry import feature_gradient
+from cg_priors.geometry import feature_gradient, steps
 from cg_priors.histogram import trajectory_blocks
 from cg_priors.keys import KEY_COLUMNS
 from cg_priors.parameters import BONDED, Term
@@ -69,7 +69,7 @@ def term_features(
     if name not in BONDED:
         near = np.linalg.norm(points[:, 1] - points[:, 0], axis=1) < term.settings["cutoff"]
         beads, rows, points = beads[near], rows[near], points[near]
-    return beads, rows, TERM_KINDS[name].feature(points), feature_gradient(points)
+    return beads, rows, TERM_KINDS[name].feature(*steps(points)), feature_gradient(points)
 
 
 def all_pairs_graph(item: BeadFrames, positions: np.ndarray) -> BeadGraph:

@@ -7,6 +7,7 @@ settings are fixed numbers of the term. Returns [n] kcal/mol. NumPy or JAX array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 
 from cg_data.contracts import Array
@@ -98,6 +99,9 @@ def gaussians(x: Array, p: Parameters, settings: Settings) -> Array:
     xp = namespace(x, dict(p))
     exponents = p["log_weights"] + (xp.cos(x[..., None] - p["centres"]) - 1) / p["widths"] ** 2
     largest = exponents.max(-1, keepdims=True)
+    if xp is not np:
+        # It cancels; its own derivative asks which exponent equals it, and a compiler that computes them twice may find none.
+        largest = jax.lax.stop_gradient(largest)
     return -settings["thermal_energy"] * (largest[..., 0] + xp.log(xp.exp(exponents - largest).sum(-1)))
 
 

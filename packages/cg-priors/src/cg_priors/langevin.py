@@ -11,31 +11,11 @@ from cg_data.contracts import PER_FRAME, BeadFrames, BeadGraph
 from cg_data.units import ACCELERATION_PER_FORCE, thermal_energy
 from cg_priors.energy import PriorArrays, prior_energy, sequence_separation
 from cg_priors.force_frames import all_pairs_graph
-from cg_priors.parameters import BONDED, PriorParameters
+from cg_priors.parameters import PriorParameters
 
 FEMTOSECONDS_PER_PICOSECOND = 1000.0
 NEVER_MEET_ANGSTROM = 150.0
 """Pairs this far apart at the start are not looked at: molecules laid side by side in one run do not see each other."""
-
-
-def simulate_prior(
-    prior: PriorParameters,
-    start: BeadFrames,
-    masses: np.ndarray,
-    n_steps: int,
-    save_every: int = 100,
-    n_replicas: int = 8,
-    timestep_fs: float = 4.0,
-    friction_per_ps: float = 5.0,
-    seed: int = 0,
-) -> BeadFrames:
-    """Return frames of Langevin dynamics (BAOAB, doi:10.1093/amrx/abs010) at the prior's temperature, in free space.
-
-    Replicas start from evenly spaced frames of `start` with Maxwell velocities; each is a trajectory of the result. masses
-    [n_beads] amu. Every pair of beads is looked at in each step, so this is for molecules of up to some hundred beads.
-    """
-    run = simulation(prior, start, masses, n_steps, save_every, n_replicas, timestep_fs, friction_per_ps)
-    return run(prior.arrays, seed)
 
 
 def simulation(
@@ -48,11 +28,16 @@ def simulation(
     timestep_fs: float = 4.0,
     friction_per_ps: float = 5.0,
 ) -> Callable[[PriorArrays, int], BeadFrames]:
-    """Return `(arrays, seed) -> frames`, compiled once for all parameters of one prior; arguments as of `simulate_prior`."""
+    """Return `(arrays, seed) -> frames` of Langevin dynamics (BAOAB, doi:10.1093/amrx/abs010) at the prior's temperature, in free space.
+
+    Replicas start from evenly spaced frames of `start` with Maxwell velocities; each is a trajectory of the result. masses
+    [n_beads] amu. Every pair of beads is looked at in each step, so this is for molecules of up to some hundred beads. Compiled
+    once for all parameters of one prior; its own are `prior.arrays`.
+    """
     chosen = np.linspace(0, start.n_frames - 1, n_replicas).round().astype(int)
     graph = all_pairs_graph(start, np.asarray(start.positions[0]))
     graph = dataclasses.replace(graph, **_in_reach(prior, graph))
-    energy = prior_energy(_each_pair_once(prior))
+    energy = prior_energy(prior)
     dt = timestep_fs / FEMTOSECONDS_PER_PICOSECOND
     mass = jnp.asarray(masses, jnp.float32)[:, None]
     push = 0.5 * dt * ACCELERATION_PER_FORCE / mass
@@ -97,18 +82,10 @@ def simulation(
 
 
 def _in_reach(prior: PriorParameters, graph: BeadGraph) -> dict[str, np.ndarray]:
-    """Return the edges of pairs that a non-bonded term of the prior can act on, each pair once."""
+    """Return the edges of pairs that a non-bonded term of the prior can act on."""
     senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
     separation = sequence_separation(np.asarray(graph.residue_index), np.asarray(graph.chain_index), senders, receivers)
     x = np.asarray(graph.positions)
     near = np.linalg.norm(x[senders] - x[receivers], axis=1) < NEVER_MEET_ANGSTROM
-    kept = (separation > 1) & (senders < receivers) & near & bool(prior.cutoff_angstrom)
+    kept = (separation > 1) & near & bool(prior.cutoff_angstrom)
     return {name: np.asarray(getattr(graph, name))[kept] for name in ("senders", "receivers", "edge_mask")}
-
-
-def _each_pair_once(prior: PriorParameters) -> PriorParameters:
-    """Return the prior for edges that stand for both directions: twice the weight on them."""
-    double = {name: 1.0 if name in BONDED else 2.0 for name in prior.terms}
-    return dataclasses.replace(
-        prior, terms={name: dataclasses.replace(term, weight=double[name] * term.weight) for name, term in prior.terms.items()}
-    )

@@ -70,7 +70,7 @@ def _draw_term(left: Any, right: Any, prior: PriorParameters, name: str, histogr
             left.set_xlim(sampled[0] - 0.3, sampled[1] + 0.3)
             right.set_xlim(sampled[0] - 0.3, sampled[1] + 0.3)
         energy = energy - energy[(x >= sampled[0]) & (x <= sampled[1])].min()
-        right.axvspan(sampled[0] * unit, sampled[1] * unit, color=RANGE, zorder=0, label="sampled range")
+        right.axvspan(sampled[0] * unit, sampled[1] * unit, facecolor=RANGE, edgecolor=DATA, lw=0.6, zorder=0, label="sampled range")
         if counts is not None and counts.sum():
             small, centres = coarse(name, counts, x)
             free = -thermal_energy(prior.temperature_kelvin) * np.log(np.where(small > 0, small / jacobian(name, centres), np.nan))
@@ -112,41 +112,53 @@ def _edges(centres: np.ndarray) -> np.ndarray:
 
 
 def _heat_maps(prior: PriorParameters, names: list[str], figure_class: Any) -> Any:
-    """Return a figure with, for each keyed term, the place of the minimum of every residue row; blank: the pooled row."""
+    """Return a figure with, for each keyed term, maps over the residue rows of what characterises a row; blank: the pooled row."""
     widths = [6.5 if len(KEY_COLUMNS[name]) == 2 else 2.5 for name in names]
-    figure = figure_class(figsize=(sum(widths), 6), layout="constrained")
-    species = list(prior.species_names)
-    axes = figure.subplots(1, len(names), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
-    for axis, name in zip(axes, names, strict=True):
-        term = prior.terms[name]
-        wide = len(KEY_COLUMNS[name]) == 2
-        table = np.full((len(species), len(species) if wide else 1), np.nan)
-        for index, row in enumerate(term.rows):
-            parts = row.split("-")
-            if "*" not in parts:
-                value = _characteristic(prior, name, index)
-                table[species.index(parts[0]), species.index(parts[1]) if wide else 0] = value
-        shown = axis.imshow(table, cmap="viridis", aspect="auto")
-        axis.set_yticks(range(len(species)), species, fontsize=7)
-        axis.set_xticks(range(len(species)) if wide else [], species if wide else [], fontsize=7, rotation=90)
-        what = "sigma" if "sigma" in prior.arrays[name] else "lowest-energy value"
-        unit = "degrees" if name in ("angle", "dihedral") else "Å"
-        figure.colorbar(shown, ax=axis, label=f"{what} ({unit})")
-        axis.set_ylabel("first residue" if wide else "central residue")
-        axis.set_xlabel("second residue" if wide else "")
-        axis.set_title(f"{name.replace('_', ' ')}, {len(term.rows) - 1} rows\n(blank: pooled)", fontsize=10)
+    n_maps = max(len(_characteristics(prior, name, 0)) for name in names)
+    figure = figure_class(figsize=(sum(widths), 6 * n_maps), layout="constrained")
+    axes = figure.subplots(n_maps, len(names), squeeze=False, gridspec_kw={"width_ratios": widths})
+    for name, column in zip(names, axes.T, strict=True):
+        rows = {row: _characteristics(prior, name, index) for index, row in enumerate(prior.terms[name].rows) if "*" not in row}
+        for axis in column:
+            axis.set_visible(False)
+        for axis, what in zip(column, _characteristics(prior, name, 0), strict=False):
+            axis.set_visible(True)
+            _draw_map(figure, axis, prior, name, what, {row: values[what] for row, values in rows.items()})
     return figure
 
 
-def _characteristic(prior: PriorParameters, name: str, index: int) -> float:
+def _draw_map(figure: Any, axis: Any, prior: PriorParameters, name: str, what: str, values: dict[str, float]) -> None:
+    species = list(prior.species_names)
+    wide = len(KEY_COLUMNS[name]) == 2
+    table = np.full((len(species), len(species) if wide else 1), np.nan)
+    for row, value in values.items():
+        parts = row.split("-")
+        table[species.index(parts[0]), species.index(parts[1]) if wide else 0] = value
+    shown = axis.imshow(table, cmap="viridis", aspect="auto")
+    axis.set_yticks(range(len(species)), species, fontsize=7)
+    axis.set_xticks(range(len(species)) if wide else [], species if wide else [], fontsize=7, rotation=90)
+    figure.colorbar(shown, ax=axis, label=f"{what} ({'degrees' if name in ('angle', 'dihedral') else 'Å'})")
+    axis.set_ylabel("first residue" if wide else "central residue")
+    axis.set_xlabel("second residue" if wide else "")
+    axis.set_title(f"{name.replace('_', ' ')}, {len(values)} rows\n(blank: pooled)", fontsize=10)
+
+
+def _characteristics(prior: PriorParameters, name: str, index: int) -> dict[str, float]:
+    """Return sigma of a pair's row; where a bonded row's energy is lowest, and how far its Boltzmann density spreads."""
     if "sigma" in prior.arrays[name]:
-        return float(prior.arrays[name]["sigma"][index])
+        return {"sigma": float(prior.arrays[name]["sigma"][index])}
     low, high, _ = RANGES[name]
     x = np.linspace(low, high, 1000)
     term = prior.terms[name]
     p = {key: np.asarray(value, np.float64)[index : index + 1] for key, value in prior.arrays[name].items()}
-    best = float(x[int(FORMS[term.form].formula(x, p, term.settings).argmin())])
-    return best if name == "bond" else float(np.degrees(best))
+    energy = FORMS[term.form].formula(x, p, term.settings)
+    density = boltzmann_probabilities(energy, jacobian(name, x), prior.temperature_kelvin)
+    if name == "dihedral":
+        spread = np.sqrt(-2 * np.log(np.abs((density * np.exp(1j * x)).sum())))
+    else:
+        spread = np.sqrt((density * (x - (density * x).sum()) ** 2).sum())
+    unit = 1.0 if name == "bond" else np.degrees(1)
+    return {"lowest-energy value": float(x[int(energy.argmin())] * unit), "standard deviation": float(spread * unit)}
 
 
 def _save(figure: Any, path: Path) -> None:

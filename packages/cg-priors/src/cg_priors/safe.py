@@ -31,10 +31,9 @@ def masked(function: Callable[..., Array], mask: Array, *arguments: Array, subst
     return xp.where(_over_trailing(mask, values), values, otherwise)
 
 
-def safe_norm(vectors: Array) -> Array:
-    """Return Euclidean norms over the last axis, [..., n] -> [...]; zero vectors have norm 0 and gradient 0."""
-    squared = (vectors * vectors).sum(-1)
-    return masked(namespace(vectors).sqrt, squared > 0, squared)
+def safe_root(squared: Array) -> Array:
+    """Return square roots, [...]; 0 with gradient 0 where the argument is not positive."""
+    return masked(namespace(squared).sqrt, squared > 0, squared)
 
 
 def safe_arctan2(y: Array, x: Array, smallest: float = 1e-12) -> Array:
