@@ -60,7 +60,7 @@ def main() -> None:
         )
         write_lammps(model, system, folder, config)
     run = run_lammps(folder)
-    config = SimulateConfig(
+    of_loop = SimulateConfig(
         part=arguments.part,
         n_replicas=arguments.replicas,
         n_steps=arguments.replica_steps,
@@ -69,7 +69,7 @@ def main() -> None:
         temperature_kelvin=kelvin,
         physical_range=ANYTHING,  # type: ignore[arg-type]
     )
-    simulation = simulate(bundle, dataset_start(bundle, dataset, arguments.domain, config), config, show_progress=True)
+    simulation = simulate(bundle, dataset_start(bundle, dataset, arguments.domain, of_loop), of_loop, show_progress=True)
     report(run, folder / "trajectory.lammpstrj", np.asarray(simulation.positions), kelvin)
 
 
@@ -97,7 +97,8 @@ def compare(name: str, lammps: np.ndarray, replicas: list[np.ndarray]) -> None:
             f"{name}, {what}: LAMMPS {a.mean():.4f} +- {_error(a):.4f}, jax-md {b.mean():.4f} +- {_error(b):.4f}, {z:+.1f} standard errors"
         )
     pooled = np.concatenate([block.ravel() for block in other])
-    edges = np.linspace(*np.quantile(pooled, [0.002, 0.998]), N_BINS + 1)
+    low, high = np.quantile(pooled, [0.002, 0.998])
+    edges = np.linspace(low, high, N_BINS + 1)
     a, b = (np.array([np.histogram(block, edges)[0] / block.size for block in blocks]) for blocks in (one, other))
     variance = a.var(0, ddof=1) / len(a) + b.var(0, ddof=1) / len(b)
     squared = ((a.mean(0) - b.mean(0)) ** 2)[variance > 0] / variance[variance > 0]
