@@ -14,6 +14,8 @@ from cg_models.layers import Parameter
 
 INDEPENDENT = 1e-6
 """A candidate of the symmetric basis counts if more than this fraction of it is not in the span of those before it."""
+NEGLIGIBLE = 1e-12
+"""A coefficient below this is a zero that was rounded; the others are of the order of one."""
 
 
 def mix(parameter: Parameter, name: str, x: Array, irreps: Irreps, width: int) -> Array:
@@ -23,11 +25,16 @@ def mix(parameter: Parameter, name: str, x: Array, irreps: Irreps, width: int) -
     return jnp.concatenate([x[:, block] @ weights[n] for n, block in enumerate(blocks(irreps))], 1)
 
 
-def mix_by_species(parameter: Parameter, name: str, x: Array, species: Array, n_species: int, irreps: Irreps, width: int) -> Array:
-    """Return a linear map of the channels with weights of each bead's species, [n_beads, dim, c] -> [n_beads, dim, width]."""
-    channels = x.shape[-1]
+def mix_by_species(parameter: Parameter, name: str, x: Array, one_hot: Array, irreps: Irreps, width: int) -> Array:
+    """Return a linear map of the channels with weights of each bead's species, [n_beads, dim, c] -> [n_beads, dim, width].
+
+    one_hot [n_beads, n_species]. One product with the weights of all species, of channels that are zero but for the bead's own,
+    is less work than a copy of its species' matrix for every bead.
+    """
+    channels, n_species = x.shape[-1], one_hot.shape[-1]
     weights = parameter(name, (n_species, len(irreps), channels, width)) * jnp.asarray(1 / np.sqrt(channels), x.dtype)
-    mixed = [jnp.einsum("bmc,bcd->bmd", x[:, block], weights[species, n]) for n, block in enumerate(blocks(irreps))]
+    spread = (x[:, :, None, :] * one_hot[:, None, :, None]).reshape(*x.shape[:2], n_species * channels)
+    mixed = [spread[:, block] @ weights[:, n].reshape(n_species * channels, width) for n, block in enumerate(blocks(irreps))]
     return jnp.concatenate(mixed, 1)
 
 
@@ -75,30 +82,45 @@ def outer_sum(weighted: Array, directions: Array, edges: Edges) -> Array:
 def symmetric_contraction(x: Array, weights: Array, irreps: Irreps, outputs: Irreps, correlation: int) -> Array:
     """Return all symmetric equivariant polynomials of x up to a degree, weighted, [n_beads, dim, c] -> [n_beads, dim(outputs), c].
 
-    weights [n_beads, n_polynomials, c], in the order of `polynomial_basis`. Monomials lie in the leading axis, so that each is a
-    product of contiguous arrays and the basis is one matrix product.
+    weights [n_beads, n_polynomials, c], in the order of `polynomial_basis`. Few coefficients are not zero, so they are written
+    out, term by term, as products of whole arrays [n_beads, c]: the compiler fuses those, with their derivatives, where monomials
+    in one array would go through memory.
     """
     basis, widths = polynomial_basis(irreps, outputs, correlation)
-    powers = monomials(jnp.moveaxis(x, 1, 0), correlation)
-    values = jnp.tensordot(jnp.asarray(basis, x.dtype), powers, 1)
+    indices = monomials(x.shape[1], correlation)
+    factors = [x[:, component] for component in range(x.shape[1])]
+    products = {(i, j): factors[i] * factors[j] for i in range(len(factors)) for j in range(i, len(factors))}
     results, row, number = [], 0, 0
     for irrep, count in zip(outputs, widths, strict=True):
-        part = values[row : row + count * irrep.dim].reshape(count, irrep.dim, *values.shape[1:])
-        results.append(jnp.einsum("kobc,bkc->boc", part, weights[:, number : number + count]))
+        for component in range(irrep.dim):
+            total = jnp.zeros_like(factors[0])
+            for polynomial in range(count):
+                coefficients = basis[row + polynomial * irrep.dim + component]
+                value = polynomial_value(coefficients, indices, factors, products)
+                total = total + weights[:, number + polynomial] * value
+            results.append(total)
         row, number = row + count * irrep.dim, number + count
-    return jnp.concatenate(results, 1)
+    return jnp.stack(results, 1)
 
 
-def monomials(x: Array, degree: int) -> Array:
-    """Return all monomials of degrees 1 to `degree` of the rows of x, [n, ...] -> [n_monomials, ...], indices ascending."""
-    levels, starts = [x], list(range(x.shape[0]))
-    for _ in range(degree - 1):
-        last = levels[-1]
-        parts = [x[i] * last[start:] for i, start in enumerate(starts)]
-        sizes = [last.shape[0] - start for start in starts]
-        levels.append(jnp.concatenate(parts))
-        starts = list(np.cumsum([0, *sizes[:-1]]))
-    return jnp.concatenate(levels)
+def polynomial_value(
+    coefficients: np.ndarray, indices: list[tuple[int, ...]], factors: list[Array], products: dict[tuple[int, int], Array]
+) -> Array:
+    """Return sum_m coefficients[m] prod(factors[i] for i in indices[m]), the first factor of several terms taken out of them."""
+    by_first: dict[int, Array | float] = {}
+    for place in np.flatnonzero(np.abs(coefficients) > NEGLIGIBLE):
+        first, *rest = indices[place]
+        term = float(coefficients[place])
+        if rest:
+            term = term * (products[rest[0], rest[1]] if len(rest) == 2 else factors[rest[0]])
+        by_first[first] = by_first[first] + term if first in by_first else term
+    return sum((factors[first] * inner for first, inner in by_first.items()), jnp.zeros_like(factors[0]))
+
+
+def monomials(n: int, degree: int) -> list[tuple[int, ...]]:
+    """Return the indices, ascending, of all monomials of degrees 1 to `degree` in n variables, lower degrees first."""
+    degrees = range(1, degree + 1)
+    return list(itertools.chain.from_iterable(itertools.combinations_with_replacement(range(n), d) for d in degrees))
 
 
 @functools.cache
@@ -109,12 +131,7 @@ def polynomial_basis(irreps: Irreps, outputs: Irreps, correlation: int) -> tuple
     to `correlation`, lower degrees first, and have about unit variance for standard normal arguments.
     """
     n = dimension(irreps)
-    columns = {
-        index: column
-        for column, index in enumerate(
-            itertools.chain.from_iterable(itertools.combinations_with_replacement(range(n), degree) for degree in range(1, correlation + 1))
-        )
-    }
+    columns = {index: column for column, index in enumerate(monomials(n, correlation))}
     rows, widths = [], []
     for output in outputs:
         count = 0

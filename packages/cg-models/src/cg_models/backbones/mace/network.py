@@ -62,7 +62,7 @@ def interaction(
     one_hot = jax.nn.one_hot(species, setting.n_species, dtype=features.dtype)
     kept = inputs[: len(outputs)]
     from_inputs = features[:, : sum(irrep.dim for irrep in kept)]
-    connection = mix_by_species(parameter, f"skip_{layer}", from_inputs, species, setting.n_species, kept, width)
+    connection = mix_by_species(parameter, f"skip_{layer}", from_inputs, one_hot, kept, width)
     up = mix(parameter, f"up_{layer}", features, inputs, channels)
     n_paths = len(paths(inputs, harmonics, harmonics))
     weights = mlp(parameter, f"radial_{layer}", radial, config.mlp_n_hidden, config.mlp_n_layers, n_paths * channels)
