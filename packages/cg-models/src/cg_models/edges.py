@@ -9,6 +9,9 @@ from cg_data.contracts import Array, BeadGraph
 from cg_models.graph import is_dense
 from cg_models.radial import polynomial_envelope
 
+IN_BOUNDS = "promise_in_bounds"
+"""Indices of a graph are within it, padding included; JAX's default mode checks every one of them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Edges:
@@ -31,19 +34,31 @@ class Edges:
         """Whether row i holds the edges that bead i receives."""
         return self.senders.ndim == 2
 
+    def rows(self, per_edge: Array) -> Array:
+        """Return values of edges in rows of one receiver, [..., f...] -> [n_rows, width, f...]; a flat edge is a row."""
+        return per_edge if self.is_dense else per_edge[:, None]
+
+    def of_rows(self, per_bead: Array) -> Array:
+        """Return the value at the receiver of each row, [c, n_beads, f...] -> [c, n_rows, f...]."""
+        return per_bead if self.is_dense else per_bead.at[:, self.receivers].get(mode=IN_BOUNDS)
+
+    def sum_rows(self, per_row: Array) -> Array:
+        """Return the sums over the rows of each bead, [n_rows, f...] -> [n_beads, f...]."""
+        return per_row if self.is_dense else jax.ops.segment_sum(per_row, self.receivers, self.n_beads, mode=IN_BOUNDS)
+
     def of_receivers(self, per_bead: Array) -> Array:
         """Return each edge's value at its receiver, [n_beads, f...] -> [..., f...] (broadcastable in the dense layout)."""
-        return per_bead[:, None] if self.is_dense else per_bead[self.receivers]
+        return per_bead[:, None] if self.is_dense else per_bead.at[self.receivers].get(mode=IN_BOUNDS)
 
     def of_senders(self, per_bead: Array) -> Array:
         """Return each edge's value at its sender, [n_beads, f...] -> [..., f...]."""
-        return per_bead[self.senders]
+        return per_bead.at[self.senders].get(mode=IN_BOUNDS)
 
     def sum(self, per_edge: Array) -> Array:
         """Return the sums over the edges that each bead receives, [..., f...] -> [n_beads, f...]."""
         if self.is_dense:
             return per_edge.sum(1)
-        return jax.ops.segment_sum(per_edge, self.receivers, self.n_beads)
+        return jax.ops.segment_sum(per_edge, self.receivers, self.n_beads, mode=IN_BOUNDS)
 
 
 def edges_of(graph: BeadGraph, cutoff: float, envelope_exponent: int, dtype: jnp.dtype) -> Edges:

@@ -15,6 +15,7 @@ from cg_models.backbones.registry import backbone_of
 from cg_models.config import ModelConfig
 from cg_models.forces import energy_and_forces
 from cg_models.graph import flat
+from cg_models.memory import keep_freed_memory
 from cg_models.shell import backbone_transform
 from cg_models.statistics import ModelStatistics
 from cg_priors.energy import prior_energy_terms
@@ -91,8 +92,10 @@ def build_model(
 
     species_names: what species indices mean; it must be the prior's. statistics: of the training set; defaults without.
     `Model.init(key)` returns `{"backbone": ..., "prior": ...}`, with only the parts that the model has.
-    Raises `UserError` where the mode needs a prior that is not given or one of other species.
+    Also lets this process keep the memory it frees (`cg_models.memory`). Raises `UserError` where the mode needs a prior that is
+    not given or one of other species.
     """
+    keep_freed_memory()
     statistics = statistics or ModelStatistics()
     species_names = tuple(species_names)
     if config.mode == "backbone":

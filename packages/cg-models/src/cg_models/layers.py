@@ -32,11 +32,19 @@ class Parameter(Protocol):
         ...
 
 
+def weigh(x: Array, weights: Array) -> Array:
+    """Return x @ weights, [..., f] and [f, g] -> [..., g], as a product of two matrices.
+
+    With more axes, the gradient by the weights would contract several at once, for which XLA transposes whole arrays on CPU.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ weights).reshape(*x.shape[:-1], weights.shape[-1])
+
+
 def linear(parameter: Parameter, name: str, x: Array, width: int) -> Array:
     """Return x W / sqrt(fan_in) without bias, [..., f] -> [..., width]; W starts standard normal."""
     fan_in = x.shape[-1]
     weights = parameter(name, (fan_in, width))
-    return x @ (weights * jnp.asarray(1 / np.sqrt(fan_in), x.dtype))
+    return weigh(x, weights * jnp.asarray(1 / np.sqrt(fan_in), x.dtype))
 
 
 def silu(x: Array) -> Array:
@@ -60,7 +68,7 @@ def two_body(
     """
     one_hot = jax.nn.one_hot(species, setting.n_species, dtype=edges.lengths.dtype)
     receiver = edges.of_receivers(one_hot @ parameter("species_receiver", (setting.n_species, hidden)))
-    sender = edges.of_senders(one_hot) @ parameter("species_sender", (setting.n_species, hidden))
+    sender = weigh(edges.of_senders(one_hot), parameter("species_sender", (setting.n_species, hidden)))
     radial = scaled_bessel_basis(edges.lengths, num_radial, setting.cutoff_angstrom)
     x = (receiver + sender + linear(parameter, "radial", radial, hidden)) * jnp.asarray(1 / np.sqrt(3), one_hot.dtype)
     return mlp(parameter, "two_body", silu(x), hidden, n_hidden_layers - 1, hidden)

@@ -10,7 +10,8 @@ import numpy as np
 from cg_data.contracts import Array
 from cg_models.edges import Edges
 from cg_models.equivariant import Irreps, blocks, coupling, dimension, paths
-from cg_models.layers import Parameter
+from cg_models.layers import Parameter, weigh
+from cg_models.products import product_tn
 
 INDEPENDENT = 1e-6
 """A candidate of the symmetric basis counts if more than this fraction of it is not in the span of those before it."""
@@ -22,7 +23,7 @@ def mix(parameter: Parameter, name: str, x: Array, irreps: Irreps, width: int) -
     """Return an equivariant linear map of the channels of each irrep, [n_beads, dim, c] -> [n_beads, dim, width]."""
     channels = x.shape[-1]
     weights = parameter(name, (len(irreps), channels, width)) * jnp.asarray(1 / np.sqrt(channels), x.dtype)
-    return jnp.concatenate([x[:, block] @ weights[n] for n, block in enumerate(blocks(irreps))], 1)
+    return jnp.concatenate([weigh(x[:, block], weights[n]) for n, block in enumerate(blocks(irreps))], 1)
 
 
 def mix_by_species(parameter: Parameter, name: str, x: Array, one_hot: Array, irreps: Irreps, width: int) -> Array:
@@ -34,7 +35,7 @@ def mix_by_species(parameter: Parameter, name: str, x: Array, one_hot: Array, ir
     channels, n_species = x.shape[-1], one_hot.shape[-1]
     weights = parameter(name, (n_species, len(irreps), channels, width)) * jnp.asarray(1 / np.sqrt(channels), x.dtype)
     spread = (x[:, :, None, :] * one_hot[:, None, :, None]).reshape(*x.shape[:2], n_species * channels)
-    mixed = [spread[:, block] @ weights[:, n].reshape(n_species * channels, width) for n, block in enumerate(blocks(irreps))]
+    mixed = [weigh(spread[:, block], weights[:, n].reshape(-1, width)) for n, block in enumerate(blocks(irreps))]
     return jnp.concatenate(mixed, 1)
 
 
@@ -42,7 +43,8 @@ def messages(
     parameter: Parameter,
     name: str,
     features: Array,
-    radial: Array,
+    hidden: Array,
+    radial_weights: Array,
     directions: Array,
     edges: Edges,
     inputs: Irreps,
@@ -52,31 +54,39 @@ def messages(
 ) -> Array:
     """Return sum_j R(r_ij) (h_j x Y(r_ij)), channels mixed, [n_beads, dim(harmonics), width].
 
-    features [n_beads, dim(inputs), c]; radial [..., n_paths, c]; directions [..., dim(harmonics)]. The sum over neighbours of
-    (R h_j) Y comes first, as a matrix product per bead, and the coupling coefficients after it, once per bead. weight_scale: of
-    the linear map's fresh weights.
+    features [n_beads, dim(inputs), c]; R = hidden @ radial_weights, [..., h] and [h, n_paths * c]; directions
+    [..., dim(harmonics)]. weight_scale: of the linear map's fresh weights.
     """
-    neighbours = edges.of_senders(features)
     lower, harmonic = blocks(inputs), blocks(harmonics)
+    neighbours = [edges.of_senders(features[:, block]) for block in lower]
     found: dict[int, list[Array]] = {k: [] for k in range(len(harmonics))}
-    for path, (i, j, k) in enumerate(paths(inputs, harmonics, harmonics)):
-        weighted = radial[..., path, None, :] * neighbours[..., lower[i], :]
-        summed = outer_sum(weighted, directions[..., harmonic[j]], edges)
+    allowed = paths(inputs, harmonics, harmonics)
+    # The weights are split rather than their product, which is as large as everything else together.
+    for (i, j, k), weights in zip(allowed, jnp.split(radial_weights, len(allowed), 1), strict=True):
+        weighted = weigh(hidden, weights)[..., None, :] * neighbours[i]
         coefficients = jnp.asarray(coupling(inputs[i], harmonics[j], harmonics[k]), features.dtype)
-        found[k].append(jnp.einsum("bmcn,mno->boc", summed, coefficients))
+        found[k].append(coupled_sum(weighted, directions[..., harmonic[j]], coefficients, edges))
     mixed = []
     for k, parts in found.items():
         x = jnp.concatenate(parts, -1)
         weights = parameter(f"{name}_{k}", (x.shape[-1], width), scale=weight_scale)
-        mixed.append(x @ (weights * jnp.asarray(1 / np.sqrt(x.shape[-1]), x.dtype)))
+        mixed.append(weigh(x, weights * jnp.asarray(1 / np.sqrt(x.shape[-1]), x.dtype)))
     return jnp.concatenate(mixed, 1)
 
 
-def outer_sum(weighted: Array, directions: Array, edges: Edges) -> Array:
-    """Return sum over neighbours of outer products, [..., m, c] and [..., n] -> [n_beads, m, c, n]."""
+def coupled_sum(weighted: Array, directions: Array, coefficients: Array, edges: Edges) -> Array:
+    """Return sum over neighbours of coupled products, [..., m, c], [..., n] and [m, n, o] -> [n_beads, o, c].
+
+    In the dense layout directions are coupled first, which leaves one matrix product per bead, over its neighbours and the
+    components m. In the flat one they are coupled last, once per bead.
+    """
+    m, n, o = coefficients.shape
     if edges.is_dense:
-        return jnp.einsum("bkmc,bkn->bmcn", weighted, directions)
-    return edges.sum(weighted[..., None] * directions[..., None, None, :])
+        coupled = weigh(directions, jnp.swapaxes(coefficients, 0, 1).reshape(n, m * o))
+        n_beads, channels = weighted.shape[0], weighted.shape[-1]
+        return product_tn(coupled.reshape(n_beads, -1, o), weighted.reshape(n_beads, -1, channels))
+    summed = edges.sum(weighted[..., None] * directions[..., None, None, :])
+    return jnp.einsum("bmcn,mno->boc", summed, coefficients)
 
 
 def symmetric_contraction(x: Array, weights: Array, irreps: Irreps, outputs: Irreps, correlation: int) -> Array:

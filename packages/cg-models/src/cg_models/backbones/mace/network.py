@@ -9,7 +9,7 @@ from cg_models.backbones.mace.config import MaceConfig
 from cg_models.backbones.mace.layers import messages, mix, mix_by_species, polynomial_basis, symmetric_contraction
 from cg_models.edges import Edges
 from cg_models.equivariant import Irreps, harmonic_irreps, paths, spherical_harmonics
-from cg_models.layers import Parameter, Setting, linear, mlp, silu
+from cg_models.layers import Parameter, Setting, linear, silu
 from cg_models.radial import scaled_bessel_basis
 
 
@@ -65,11 +65,14 @@ def interaction(
     connection = mix_by_species(parameter, f"skip_{layer}", from_inputs, one_hot, kept, width)
     up = mix(parameter, f"up_{layer}", features, inputs, channels)
     n_paths = len(paths(inputs, harmonics, harmonics))
-    weights = mlp(parameter, f"radial_{layer}", radial, config.mlp_n_hidden, config.mlp_n_layers, n_paths * channels)
-    weights = weights.reshape(*weights.shape[:-1], n_paths, channels)
+    hidden = radial
+    for number in range(config.mlp_n_layers):
+        hidden = silu(linear(parameter, f"radial_{layer}_{number}", hidden, config.mlp_n_hidden))
+    weights = parameter(f"radial_{layer}_{config.mlp_n_layers}", (config.mlp_n_hidden, n_paths * channels))
+    weights = weights * jnp.asarray(1 / np.sqrt(config.mlp_n_hidden), hidden.dtype)
     # The paper divides by the number of neighbours, not its root: fresh weights make up for it, or fresh messages would be tiny.
     fresh = float(np.sqrt(setting.avg_num_neighbors))
-    message = messages(parameter, f"message_{layer}", up, weights, directions, edges, inputs, harmonics, width, fresh)
+    message = messages(parameter, f"message_{layer}", up, hidden, weights, directions, edges, inputs, harmonics, width, fresh)
     message = message * jnp.asarray(1 / setting.avg_num_neighbors, message.dtype)
     count = sum(polynomial_basis(harmonics, outputs, config.correlation)[1])
     by_species = parameter(f"product_{layer}", (setting.n_species, count, width), scale=float(1 / np.sqrt(count)))

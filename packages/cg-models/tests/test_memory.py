@@ -1,0 +1,21 @@
+import resource
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cg_models.memory import keep_freed_memory
+
+
+def test_temporary_arrays_of_a_step_are_not_mapped_anew():
+    if not keep_freed_memory():
+        pytest.skip("not glibc")
+    step = jax.jit(lambda x: x * 2 + 1)
+    x = jnp.ones(10_000_000, jnp.float32)
+    for _ in range(2):
+        step(x).block_until_ready()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        step(x).block_until_ready()
+    pages = 10 * x.nbytes // resource.getpagesize()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 0.7 * pages
