@@ -250,7 +250,8 @@ def main():
         serve(prepare_ours)
         return
     # glibc gives large arrays back to the system after every step, and then pays for each page anew; no side has to here.
-    environment = {"OMP_NUM_THREADS": str(options.threads), "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_ARENA_MAX": "1"}
+    kept = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_ARENA_MAX": "1"}
+    environment = {"OMP_NUM_THREADS": str(options.threads), **kept}
     print(f"{processor()}, {os.cpu_count()} processors, {options.threads} threads, float32; median of {options.rounds} rounds\n")
     ours = Side([sys.executable, __file__, "--serve"], environment)
     sides = {}
