@@ -14,6 +14,7 @@ from cg_priors.energy import TERM_KINDS, prior_energy
 from cg_priors.fit import fit
 from cg_priors.force_frames import all_pairs_graph, force_frames
 from cg_priors.forms import FORMS
+from cg_priors.geometry import steps
 from cg_priors.histogram import RANGES, accumulate
 from cg_priors.keys import KEY_COLUMNS, key_name
 from cg_priors.langevin import simulation
@@ -145,7 +146,7 @@ def test_histograms_count_what_the_energies_see_across_chain_breaks_and_weights(
     for name, histogram in accumulate([frames], TERM_NAMES, species, pair_frames=10**6).items():
         tuples, mask = (np.asarray(some) for some in TERM_KINDS[name].tuples(graph))
         tuples = tuples[mask & (tuples[:, 0] < tuples[:, 1])]
-        x = TERM_KINDS[name].feature(np.asarray(frames.positions, np.float64)[:, tuples])
+        x = TERM_KINDS[name].feature(*steps(np.asarray(frames.positions, np.float64)[:, tuples]))
         bins, low, high = len(histogram.centres), *RANGES[name][:2]
         expected = np.histogram(x, bins, (low, high), weights=np.broadcast_to(weight[:, None], x.shape))[0]
         found = histogram.counts.sum((0, 1))
