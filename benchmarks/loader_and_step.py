@@ -51,7 +51,7 @@ def main(dataset_path: str, prior_path: str, overrides: Sequence[str]) -> None:
     rates = {}
     for name, gigabytes in (("edges built anew", 0.0), ("edges cached", 2.0)):
         source = GraphSource(dataset, table, cutoff, gigabytes)
-        budget = plan_run_budget(source, batches, 1, config.data.budget_margin, config.data.edge_layout == "dense")
+        budget = plan_run_budget(source, batches, 1, config.data.budget_margin)
         targets = Targets(source, None)
         builder = BatchBuilder(
             source, lambda sample, _, targets=targets: targets.example(sample, config.loss), sharding, budget, np.dtype(np.float32)

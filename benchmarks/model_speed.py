@@ -15,6 +15,7 @@ energies and forces. Where a peer offers torch.compile its faster way counts, an
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import platform
@@ -135,9 +136,9 @@ def serve(prepare):
 
 
 def load_graph(path, layout):
-    """Return the graph of a case, flat or dense, and its targets."""
+    """Return the graph of a case, with edges flat or in rows, and its targets."""
     from cg_data.contracts import BeadGraph
-    from cg_models.graph import dense
+    from cg_models.graph import in_rows
 
     with np.load(path) as file:
         data = dict(file)
@@ -153,7 +154,7 @@ def load_graph(path, layout):
         **none,
         **masks,
     )
-    return dense(graph) if layout == "dense" else graph, data
+    return in_rows(graph) if layout == "rows" else graph, data
 
 
 def prepare_ours(way, case, what):
@@ -215,7 +216,10 @@ def measure(ways, case, what, rounds, seconds):
     for _ in range(rounds):
         for way in ways:
             if not way.error:
-                answer = way.side.ask(way=way.name, case=str(case), what=what, seconds=seconds, least=2)
+                try:
+                    answer = way.side.ask(way=way.name, case=str(case), what=what, seconds=seconds, least=2)
+                except (RuntimeError, BrokenPipeError):
+                    answer = {"error": "its process ended, perhaps for want of memory"}
                 way.error = answer.get("error", "")
                 way.seconds += answer.get("seconds", [])
 
@@ -239,7 +243,7 @@ def main():
     parser.add_argument("--only", choices=("mace", "allegro"))
     parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES))
     parser.add_argument("--what", nargs="+", choices=("training", "md"), default=("training", "md"))
-    parser.add_argument("--ours", nargs="+", default=("dense",), help="layouts of ours: flat, dense")
+    parser.add_argument("--ours", nargs="+", default=("rows",), help="layouts of ours: flat, rows")
     parser.add_argument("--peer-ways", nargs="+", default=("eager", "compiled"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.5, help="least time of each round of each way")
@@ -253,15 +257,6 @@ def main():
     kept = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_ARENA_MAX": "1"}
     environment = {"OMP_NUM_THREADS": str(options.threads), **kept}
     print(f"{processor()}, {os.cpu_count()} processors, {options.threads} threads, float32; median of {options.rounds} rounds\n")
-    ours = Side([sys.executable, __file__, "--serve"], environment)
-    sides = {}
-    for backbone, peer in PEERS.items():
-        python = getattr(options, peer.replace("-", "_"))
-        if options.only in (None, backbone):
-            if python is None:
-                print(f"{peer}: MISSING, no interpreter given")
-                continue
-            sides[backbone] = Side([python, str(HERE / "model_speed_peers.py"), backbone], environment)
     with tempfile.TemporaryDirectory() as folder:
         for label in options.cases:
             write_case(Path(folder) / f"{label}.npz", *CASES[label])
@@ -269,22 +264,30 @@ def main():
         for backbone in BACKBONES:
             if options.only not in (None, backbone):
                 continue
-            for what in options.what:
-                for label in options.cases:
-                    case = Path(folder) / f"{label}.npz"
-                    own = [Way(ours, f"{backbone} {layout}") for layout in options.ours]
-                    peers = [Way(sides[backbone], way) for way in options.peer_ways] if backbone in sides else []
+            python = getattr(options, PEERS[backbone].replace("-", "_"))
+            for what, label in itertools.product(options.what, options.cases):
+                case = Path(folder) / f"{label}.npz"
+                # Each row has processes of its own: kept memory of all sizes at once would not fit.
+                ours = Side([sys.executable, __file__, "--serve"], environment)
+                sides = [ours]
+                own = [Way(ours, f"{backbone} {layout}") for layout in options.ours]
+                peers = []
+                if python is not None:
+                    sides.append(Side([python, str(HERE / "model_speed_peers.py"), backbone], environment))
+                    peers = [Way(sides[1], way) for way in options.peer_ways]
+                try:
                     measure(own + peers, case, what, options.rounds, options.seconds)
-                    fastest, peer = best(own), best(peers)
-                    for way in own + peers:
-                        if way.error:
-                            print(f"{backbone} {what} {label}: {way.name} failed: {way.error}", file=sys.stderr)
-                        elif way.seconds and len(own) > 1:
-                            print(f"{backbone} {what} {label}: {way.name} {1000 * statistics.median(way.seconds):.1f} ms", file=sys.stderr)
-                    their = f"{PEERS[backbone]} {peer[1]} | {peer[0]:.1f} | {peer[0] / fastest[0]:.2f}" if peer else "missing | |"
-                    print(f"| {backbone} | {what} | {label} | {fastest[0]:.1f} | {their} |", flush=True)
-    for side in (ours, *sides.values()):
-        side.close()
+                finally:
+                    for side in sides:
+                        side.close()
+                fastest, peer = best(own), best(peers)
+                for way in own + peers:
+                    if way.error:
+                        print(f"{backbone} {what} {label}: {way.name} failed: {way.error}", file=sys.stderr)
+                    elif way.seconds:
+                        print(f"{backbone} {what} {label}: {way.name} {1000 * statistics.median(way.seconds):.1f} ms", file=sys.stderr)
+                their = f"{PEERS[backbone]} {peer[1]} | {peer[0]:.1f} | {peer[0] / fastest[0]:.2f}" if peer else "missing | |"
+                print(f"| {backbone} | {what} | {label} | {fastest[0]:.1f} | {their} |", flush=True)
 
 
 if __name__ == "__main__":

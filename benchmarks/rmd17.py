@@ -100,7 +100,7 @@ def train_ours(options: argparse.Namespace, train: Frames, test: Frames) -> dict
 
     learned, unseen = contract(train), contract(test)
     graphs, test_graphs = graphs_of(learned), graphs_of(unseen)
-    budget = plan_budget(graphs + test_graphs, BATCH, dense=True)
+    budget = plan_budget(graphs + test_graphs, BATCH, rows=True)
     sizes = {"mace": MACE, "allegro": ALLEGRO}[options.backbone]
     config = {"mode": "backbone", "cutoff_angstrom": CUTOFF, "envelope_exponent": ENVELOPE, "backbone": {"kind": options.backbone, **sizes}}
     statistics = measure_statistics(graphs, [learned.forces], CUTOFF, len(species_names), train.energies)

@@ -30,7 +30,7 @@ def loaded(artifact: Path) -> Artifact:
 
 @pytest.fixture(scope="module")
 def expected(bundle: Bundle, system: System) -> tuple[float, np.ndarray]:
-    graph = bundle.graph(system.positions, list(system.names), system.residue_index, system.chain_index, dense=False)
+    graph = bundle.graph(system.positions, list(system.names), system.residue_index, system.chain_index, rows=False)
     energies, forces = bundle.energy_and_forces(graph)
     return float(energies.sum()), np.asarray(forces)
 

@@ -69,7 +69,7 @@ def test_function_gives_the_networks_forces_with_ghosts_and_padding(
 ) -> None:
     system = chain_system([12, 8], seed=3)
     n, n_local, padded = 20, 13, 24
-    graph = bundle.graph(system.positions, list(system.names), system.residue_index, system.chain_index, dense=False)
+    graph = bundle.graph(system.positions, list(system.names), system.residue_index, system.chain_index, rows=False)
     energies, forces = bundle.energy_and_forces(graph, part="backbone")
     positions = np.zeros((padded, 3), np.float32)
     positions[:n] = system.positions

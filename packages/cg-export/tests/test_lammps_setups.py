@@ -25,7 +25,7 @@ dump_modify     forces sort id format float %.17g
 
 
 def _bundle_energy_and_forces(bundle: Bundle, system: System) -> tuple[np.ndarray, np.ndarray]:
-    graph = bundle.graph(system.positions, list(system.names), system.residue_index, system.chain_index, dense=False)
+    graph = bundle.graph(system.positions, list(system.names), system.residue_index, system.chain_index, rows=False)
     energies, forces = bundle.energy_and_forces(graph)
     return np.asarray(energies), np.asarray(forces)
 

@@ -6,7 +6,7 @@ import pytest
 
 from cg_data.errors import UserError
 from cg_data.topology import frame_graph
-from cg_models.graph import BudgetOverflow, dense, flat, frame_sum, pack, plan_budget, plan_budgets, sizes
+from cg_models.graph import ROW_WIDTH, BudgetOverflow, flat, frame_sum, in_rows, pack, plan_budget, plan_budgets, sizes
 from cg_models.testing import random_chain
 
 
@@ -28,9 +28,9 @@ def test_the_planned_budget_holds_every_choice_of_frames():
     assert budget.n_frames == 3
 
 
-@pytest.mark.parametrize("is_dense", [False, True])
-def test_packing_keeps_every_frame_apart_and_whole(is_dense):
-    budget = plan_budget(GRAPHS, 3, dense=is_dense)
+@pytest.mark.parametrize("rows", [False, True])
+def test_packing_keeps_every_frame_apart_and_whole(rows):
+    budget = plan_budget(GRAPHS, 3, rows=rows)
     packed = flat(pack(GRAPHS, dataclasses.replace(budget, n_beads=budget.n_beads + 5)))
     edges = {(s, r) for s, r, used in zip(packed.senders, packed.receivers, packed.edge_mask, strict=True) if used}
     start, expected = 0, set()
@@ -57,11 +57,23 @@ def test_overflow_of_any_budget_raises_and_names_the_number(name):
         pack(GRAPHS, too_small)
 
 
-def test_overflow_of_neighbours_raises_and_names_the_number():
-    largest = max(sizes(graph)["n_neighbours"] for graph in GRAPHS)
-    budget = dataclasses.replace(plan_budget(GRAPHS, 3, dense=True), n_neighbours=largest - 1)
-    with pytest.raises(BudgetOverflow, match=f"{largest} neighbours of one bead"):
-        pack(GRAPHS, budget)
+def test_overflow_of_rows_raises_and_names_the_number():
+    exact = plan_budget(GRAPHS, 3, rows=True)
+    packed = pack(GRAPHS, exact)
+    assert packed.senders.shape == (exact.n_rows, ROW_WIDTH)
+    with pytest.raises(BudgetOverflow, match=f"{exact.n_rows} rows of edges do not fit the budget of {exact.n_rows - 1}"):
+        pack(GRAPHS, dataclasses.replace(exact, n_rows=exact.n_rows - 1))
+
+
+def test_a_row_holds_edges_of_one_receiver_and_a_bead_fills_its_rows_one_after_the_other():
+    graph = chain(40, cutoff=14.0)
+    rows = in_rows(graph, 200)
+    assert (rows.receivers == rows.receivers[:, :1]).all()
+    filled = rows.edge_mask.sum(1)
+    for bead, degree in enumerate(np.bincount(graph.receivers, minlength=40)):
+        of_bead = filled[(rows.receivers[:, 0] == bead) & (filled > 0)]
+        np.testing.assert_array_equal(of_bead, [ROW_WIDTH] * (degree // ROW_WIDTH) + [degree % ROW_WIDTH] * int(degree % ROW_WIDTH > 0))
+    assert sizes(graph)["n_rows"] == (filled > 0).sum() > 40
 
 
 def test_planning_needs_a_frame():
@@ -69,11 +81,11 @@ def test_planning_needs_a_frame():
         plan_budget([], 2)
 
 
-def test_dense_and_flat_hold_the_same_edges_with_their_shifts():
+def test_edges_in_rows_and_flat_ones_are_the_same_with_their_shifts():
     graph = GRAPHS[1]
     shifts = np.random.default_rng(0).normal(size=(len(graph.senders), 3))
     graph = dataclasses.replace(graph, shifts=shifts)
-    back = flat(dense(graph))
+    back = flat(in_rows(graph))
     used = back.edge_mask
 
     def keyed(g, mask):
@@ -95,7 +107,7 @@ def proteins(n_frames, seed=0):
     for beads in np.clip(np.exp(rng.normal(np.log(130), 0.5, n_frames)), 50, 500).astype(int):
         edges = int(beads * (30 - 60 / np.cbrt(beads) + rng.normal(0, 0.7)))
         tuples = {"n_bonds": beads - 1, "n_angles": beads - 2, "n_dihedrals": beads - 3}
-        found.append({"n_beads": int(beads), "n_edges": edges, "n_neighbours": 50, **tuples})
+        found.append({"n_beads": int(beads), "n_edges": edges, "n_rows": edges // 8, **tuples})
     return found
 
 

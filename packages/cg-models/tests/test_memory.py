@@ -1,3 +1,4 @@
+import ctypes
 import resource
 
 import jax
@@ -19,3 +20,22 @@ def test_temporary_arrays_of_a_step_are_not_mapped_anew():
         step(x).block_until_ready()
     pages = 10 * x.nbytes // resource.getpagesize()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 0.7 * pages
+
+
+def test_more_than_two_gibibytes_are_kept_too():
+    if not keep_freed_memory():
+        pytest.skip("not glibc")
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    n_bytes = 2**31 + 2**26
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        block = libc.malloc(n_bytes)
+        ctypes.memset(block, 1, n_bytes)
+        libc.free(block)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    assert faults() < 0.1 * n_bytes / resource.getpagesize()

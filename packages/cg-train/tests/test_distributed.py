@@ -86,6 +86,26 @@ def test_any_number_of_processes_ends_with_the_same_numbers(
             assert second[name] == pytest.approx(first[name], rel=1e-5)
 
 
+def test_two_processes_fit_a_prior_by_lbfgs_as_one_does(start: Start, only_prior: MakeConfig, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    only_prior("stages=[{kind: lbfgs, n_frames: 60, max_steps: 15, gradient_norm: 1.0e-9}]").save(config)
+    for name, n_processes in (("one", 1), ("two", 2)):
+        ends = finish(
+            begin(start, n_processes, config, tmp_path / name) if n_processes > 1 else [start(CLI, "run", config, "-o", tmp_path / name)]
+        )
+        assert [code for code, _ in ends] == [0] * n_processes, ends
+    one, two = parameters(tmp_path / "one"), parameters(tmp_path / "two")
+    assert np.linalg.norm(two - one) <= 1e-4 * np.linalg.norm(one)
+    losses = [
+        [record["loss"] for record in read_metrics(tmp_path / name / "metrics.jsonl") if "gradient_norm" in record]
+        for name in ("one", "two")
+    ]
+    assert len(losses[0]) == 15
+    # On the way a line search makes more of the rounding of sums over two devices; where it ends does not depend on it.
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+    assert losses[1][-1] == pytest.approx(losses[0][-1], rel=1e-6)
+
+
 def test_a_stop_of_one_process_saves_all_and_one_process_can_go_on(start: Start, config: Path, alone: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     processes = begin(start, 2, config, output)

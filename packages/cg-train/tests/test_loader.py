@@ -7,7 +7,7 @@ import pytest
 
 from cg_data.errors import UserError
 from cg_data.store import Dataset
-from cg_models.graph import BudgetOverflow
+from cg_models.graph import ROW_WIDTH, BudgetOverflow
 from cg_train.config import DataConfig
 from cg_train.frames import GraphSource, sampling_weights, select_frames
 from cg_train.loader import BatchBuilder, Example, Sharding, ahead, assign_shards, grown_budget, plan_run_budget
@@ -21,10 +21,10 @@ def source_of(dataset: Dataset, split: str = "train", cutoff: float = 7.0, gigab
 SIZE = 6
 
 
-def builder_of(source: GraphSource, n_parts: int, n_devices: int, dense: bool = True, local: range | None = None) -> BatchBuilder:
+def builder_of(source: GraphSource, n_parts: int, n_devices: int, local: range | None = None) -> BatchBuilder:
     n_frames = len(source.table)
     batches = [SampleOrder(0, n_frames).batch(step, SIZE).tolist() for step in range(40)]
-    budget = plan_run_budget(source, batches, n_parts * n_devices, 0.1, dense)
+    budget = plan_run_budget(source, batches, n_parts * n_devices, 0.1)
 
     def example(sample: int, step: int) -> Example:
         return Example(source.graph(sample), source.forces(sample))
@@ -36,19 +36,18 @@ def batch_of(source: GraphSource, step: int) -> list[int]:
     return SampleOrder(0, len(source.table)).batch(step, SIZE).tolist()
 
 
-@pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize(("n_parts", "n_devices"), [(1, 1), (1, 4), (2, 2)])
-def test_a_batch_holds_each_frame_once_however_it_is_divided(dataset: Dataset, n_parts: int, n_devices: int, dense: bool) -> None:
+def test_a_batch_holds_each_frame_once_however_it_is_divided(dataset: Dataset, n_parts: int, n_devices: int) -> None:
     source = source_of(dataset)
     samples = batch_of(source, 0)
-    batch = builder_of(source, n_parts, n_devices, dense).build(samples, 0)
+    batch = builder_of(source, n_parts, n_devices).build(samples, 0)
     assert batch.forces.shape[:2] == (n_parts, n_devices)
     real = batch.graph.bead_mask
     found = np.sort(batch.forces[real].sum(axis=-1))
     expected = np.sort(np.concatenate([source.forces(sample) for sample in samples]).sum(axis=-1))
     np.testing.assert_array_equal(found, expected)
     assert (batch.weights[~real] == 0).all()
-    assert batch.graph.edge_mask.sum() == sum(source.n_edges(sample)[0] for sample in samples)
+    assert batch.graph.edge_mask.sum() == sum(len(source.graph(sample).senders) for sample in samples)
 
 
 def test_processes_build_the_parts_of_one_batch(dataset: Dataset) -> None:
@@ -73,8 +72,7 @@ def test_a_planned_budget_fits_every_batch_and_overflow_is_an_error(dataset: Dat
     builder = builder_of(source, 1, 2)
     for step in range(40):
         builder.build(batch_of(source, step), step)
-    assert builder.budget.n_neighbours is not None
-    builder.budget = dataclasses.replace(builder.budget, n_neighbours=2, n_edges=2 * builder.budget.n_beads)
+    builder.budget = dataclasses.replace(builder.budget, n_rows=2, n_edges=2 * ROW_WIDTH)
     with pytest.raises(BudgetOverflow):
         builder.build([0, 1], 0)
     assert grown_budget(builder.budget).n_edges > builder.budget.n_edges

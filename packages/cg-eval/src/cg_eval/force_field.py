@@ -9,8 +9,8 @@ from cg_data.errors import UserError, require
 if TYPE_CHECKING:
     from cg_models.bundle import Bundle
 
-CHECKPOINT_VERSION = 1
-"""Of cg-train's checkpoints."""
+CHECKPOINT_VERSIONS = (1, 2)
+"""Of cg-train's checkpoints: those that hold a model as it is read here."""
 
 
 def load_force_field(path: Path | str) -> "Bundle":
@@ -69,7 +69,8 @@ def _read_about(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a readable checkpoint ({error.__class__.__name__}): give another, or a bundle") from None
     version = about.get("version") if isinstance(about, dict) else None
     require(
-        version == CHECKPOINT_VERSION, f"{path}: expected a checkpoint of version {CHECKPOINT_VERSION}, received {version}: give a bundle"
+        version in CHECKPOINT_VERSIONS,
+        f"{path}: expected a checkpoint of version {' or '.join(map(str, CHECKPOINT_VERSIONS))}, received {version}: give a bundle",
     )
     return dict(about)
 

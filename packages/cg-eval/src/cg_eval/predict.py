@@ -99,27 +99,27 @@ def _graphs(bundle: "Bundle", dataset: Dataset, chosen: Sequence[tuple[str, np.n
 
 
 def _plan(bundle: "Bundle", dataset: Dataset, chosen: Sequence[tuple[str, np.ndarray]], beads_per_batch: int) -> "Budget":
-    from cg_models.graph import Budget, sizes
+    from cg_models.graph import ROW_WIDTH, Budget, sizes
 
     n_beads = [dataset.frames(domain).n_beads for domain, _ in chosen]
     some = [(domain, indices[:: -(-len(indices) // FRAMES_LOOKED_AT)]) for domain, indices in chosen]
-    most = max(sizes(graph)["n_neighbours"] for graph in _graphs(bundle, dataset, some))
+    per_bead = max(sizes(graph)["n_rows"] / graph.n_beads for graph in _graphs(bundle, dataset, some))
     total = sum(n * len(indices) for n, (_, indices) in zip(n_beads, chosen, strict=True))
     room = max([min(beads_per_batch, total), *n_beads])
-    n_neighbours = int(np.ceil(NEIGHBOUR_MARGIN * most)) + 1
+    n_rows = int(np.ceil(NEIGHBOUR_MARGIN * per_bead * room)) + 1
     return Budget(
         n_beads=room,
-        n_edges=room * n_neighbours,
+        n_edges=n_rows * ROW_WIDTH,
         n_frames=room // min(n_beads) + 1,
         n_bonds=room,
         n_angles=room,
         n_dihedrals=room,
-        n_neighbours=n_neighbours,
+        n_rows=n_rows,
     )
 
 
 class _Stream:
-    """Holds the compiled program, its devices and its budget, which grows where a bead has too many neighbours."""
+    """Holds the compiled program, its devices and its budget, which grows where beads have more neighbours."""
 
     def __init__(self, bundle: "Bundle", parts: Sequence["Part"], n_devices: int | None, budget: "Budget"):
         import jax
@@ -158,13 +158,13 @@ class _Stream:
         """Return the results to come of one batch per device; where there are fewer batches, the last is computed again."""
         import jax
 
-        from cg_models.graph import pack, sizes
+        from cg_models.graph import ROW_WIDTH, pack, sizes
 
-        most = max(sizes(graph)["n_neighbours"] for batch in batches for graph in batch)
-        if self.budget.n_neighbours is not None and most > self.budget.n_neighbours:
-            logger.info("a bead has %d neighbours, room was planned for %d: compiling again with more", most, self.budget.n_neighbours)
+        most = max(sum(sizes(graph)["n_rows"] for graph in batch) for batch in batches)
+        if self.budget.n_rows is not None and most > self.budget.n_rows:
+            logger.info("frames fill %d rows of edges, room was planned for %d: compiling again with more", most, self.budget.n_rows)
             more = int(np.ceil(NEIGHBOUR_MARGIN * most)) + 1
-            self.budget = dataclasses.replace(self.budget, n_neighbours=more, n_edges=self.budget.n_beads * more)
+            self.budget = dataclasses.replace(self.budget, n_rows=more, n_edges=more * ROW_WIDTH)
         packed = [pack(batch, self.budget) for batch in batches]
         packed += [packed[-1]] * (self.n_devices - len(packed))
         together = jax.tree.map(lambda *leaves: np.stack(leaves), *packed)

@@ -46,7 +46,7 @@ class Replicas:
         return len(self.species)
 
     def graph(self, positions: Array, senders: Array, receivers: Array, edge_mask: Array) -> BeadGraph:
-        """Return the flat graph of positions [n_replicas, n_beads, 3] and edges between flat bead indices, flat or dense."""
+        """Return the flat graph of positions [n_replicas, n_beads, 3] and edges between flat bead indices, flat or in rows."""
         tuples = {name: self._repeat_tuples(getattr(self, name)) for name in ("bonds", "angles", "dihedrals")}
         return BeadGraph(
             positions=positions.reshape(-1, 3),
@@ -89,7 +89,7 @@ def most_neighbours(positions: Array, cutoff_angstrom: float) -> Array:
 
 
 def edges_within(positions: Array, cutoff_angstrom: float, n_neighbours: int) -> tuple[Array, Array, Array]:
-    """Return (senders, receivers, edge_mask) of the dense layout, each [n_replicas * n_beads, n_neighbours].
+    """Return (senders, receivers, edge_mask) in rows, one for each bead, each [n_replicas * n_beads, n_neighbours].
 
     positions [n_replicas, n_beads, 3] A; every ordered pair of a replica closer than the cutoff, row i holding the edges that
     bead i receives. Where `most_neighbours` is above `n_neighbours`, edges are missing: the caller must check, and discard

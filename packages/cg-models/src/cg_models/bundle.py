@@ -22,8 +22,7 @@ from cg_data.errors import UserError, require
 from cg_data.topology import frame_graph
 from cg_models.config import ModelConfig
 from cg_models.forces import energy_and_forces
-from cg_models.graph import Budget, pack
-from cg_models.graph import dense as dense_layout
+from cg_models.graph import ROW_WIDTH, Budget, count_rows, in_rows, pack
 from cg_models.hybrid import Model, Part, build_model
 from cg_models.neighbour_lists import Displacement, NeighbourEnergy, neighbour_energy
 from cg_models.statistics import ModelStatistics
@@ -86,12 +85,12 @@ class Bundle:
         species: Sequence[str] | Array,
         residue_index: Array | None = None,
         chain_index: Array | None = None,
-        dense: bool = True,
+        rows: bool = True,
     ) -> BeadGraph:
         """Return the unpadded graph of one frame in free space with the edges that this model needs.
 
         positions [n_beads, 3] angstrom; species: residue names or indices; residue_index and chain_index [n_beads], one unbroken
-        chain where they are not given; dense: which layout of the edges (`cg_models.graph`).
+        chain where they are not given; rows: edges in rows, else flat (`cg_models.graph`).
         """
         positions = _real(positions)
         require(
@@ -99,7 +98,7 @@ class Bundle:
         )
         identities = self._identities(len(positions), species, residue_index, chain_index)
         graph = frame_graph(positions, *identities, self.cutoff_angstrom)
-        return dense_layout(graph) if dense else graph
+        return in_rows(graph) if rows else graph
 
     def energy(self, graph: BeadGraph) -> Array:
         """Return per-bead energies, [n_beads] kcal/mol; compiled once per shape, differentiable, traceable inside `jax.jit`."""
@@ -254,13 +253,13 @@ def _real(positions: Array) -> Array:
 
 
 def _frames_budget(graphs: Sequence[BeadGraph], n_frames: int) -> Budget:
-    """Return the dense budget of `n_frames` frames of one chain; neighbours in steps of eight, so that few shapes are compiled."""
+    """Return the budget of `n_frames` frames of one chain; rows in steps of an eighth, so that few shapes are compiled."""
     first = graphs[0]
-    most = max(int(np.bincount(graph.receivers, minlength=1).max()) for graph in graphs)
-    neighbours = max(-(-most // 8) * 8, 8)
-    n_beads = n_frames * first.n_beads
+    most = max(count_rows(graph.receivers) for graph in graphs)
+    step = max(2 ** (most.bit_length() - 4), 1) if most else 1
+    n_rows = n_frames * max(-(-most // step) * step, 1)
     tuples = {f"n_{name}": n_frames * len(getattr(first, name)) for name in ("bonds", "angles", "dihedrals")}
-    return Budget(n_beads=n_beads, n_edges=n_beads * neighbours, n_frames=n_frames + 1, n_neighbours=neighbours, **tuples)
+    return Budget(n_beads=n_frames * first.n_beads, n_edges=n_rows * ROW_WIDTH, n_frames=n_frames + 1, n_rows=n_rows, **tuples)
 
 
 def _read_document(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from cg_models.backbones.registry import BACKBONES, options_of
 from cg_models.bundle import load_bundle
 from cg_models.config import ModelConfig
 from cg_models.forces import energy_and_forces
-from cg_models.graph import dense
+from cg_models.graph import in_rows
 from cg_models.hybrid import Model, build_model
 from cg_models.statistics import ModelStatistics
 
@@ -80,7 +80,7 @@ def _example_graph() -> BeadGraph:
     n, k = EXAMPLE_BEADS, EXAMPLE_NEIGHBOURS
     index = np.arange(n, dtype=np.int32)
     none = {name: np.zeros((0, width), np.int32) for name, width in (("bonds", 2), ("angles", 3), ("dihedrals", 4))}
-    return dense(
+    return in_rows(
         BeadGraph(
             positions=np.zeros((n, 3), np.float32),
             species=np.zeros(n, np.int32),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cg_data.contracts import Array, BeadGraph
-from cg_models.graph import is_dense
+from cg_models.graph import has_rows
 from cg_models.radial import polynomial_envelope
 
 IN_BOUNDS = "promise_in_bounds"
@@ -15,7 +15,7 @@ IN_BOUNDS = "promise_in_bounds"
 
 @dataclasses.dataclass(frozen=True)
 class Edges:
-    """Geometry of the edges of a graph, [...] being [n_edges] or, in the dense layout, [n_beads, n_neighbours].
+    """Geometry of the edges of a graph, [...] being [n_edges] or, where they are in rows, [n_rows, width].
 
     directions [..., 3] unit vectors from sender to receiver; lengths [...] angstrom; envelope [...], exactly zero at and beyond
     the cutoff and for edges of padding, where direction and length are a harmless constant without gradient; senders and
@@ -30,25 +30,30 @@ class Edges:
     n_beads: int
 
     @property
-    def is_dense(self) -> bool:
-        """Whether row i holds the edges that bead i receives."""
+    def in_rows(self) -> bool:
+        """Whether edges are in rows, each of one receiver."""
         return self.senders.ndim == 2
+
+    @property
+    def row_receivers(self) -> Array:
+        """The receiver of each row, [n_rows]; a flat edge is a row."""
+        return self.receivers[:, 0] if self.in_rows else self.receivers
 
     def rows(self, per_edge: Array) -> Array:
         """Return values of edges in rows of one receiver, [..., f...] -> [n_rows, width, f...]; a flat edge is a row."""
-        return per_edge if self.is_dense else per_edge[:, None]
+        return per_edge if self.in_rows else per_edge[:, None]
 
-    def of_rows(self, per_bead: Array) -> Array:
-        """Return the value at the receiver of each row, [c, n_beads, f...] -> [c, n_rows, f...]."""
-        return per_bead if self.is_dense else per_bead.at[:, self.receivers].get(mode=IN_BOUNDS)
+    def of_rows(self, per_bead: Array, axis: int = 0) -> Array:
+        """Return the value at the receiver of each row, [..., n_beads, f...] -> [..., n_rows, f...] with beads along `axis`."""
+        return per_bead.at[(slice(None),) * axis + (self.row_receivers,)].get(mode=IN_BOUNDS)
 
     def sum_rows(self, per_row: Array) -> Array:
         """Return the sums over the rows of each bead, [n_rows, f...] -> [n_beads, f...]."""
-        return per_row if self.is_dense else jax.ops.segment_sum(per_row, self.receivers, self.n_beads, mode=IN_BOUNDS)
+        return jax.ops.segment_sum(per_row, self.row_receivers, self.n_beads, mode=IN_BOUNDS)
 
     def of_receivers(self, per_bead: Array) -> Array:
-        """Return each edge's value at its receiver, [n_beads, f...] -> [..., f...] (broadcastable in the dense layout)."""
-        return per_bead[:, None] if self.is_dense else per_bead.at[self.receivers].get(mode=IN_BOUNDS)
+        """Return each edge's value at its receiver, [n_beads, f...] -> [..., f...] (of width 1 where edges are in rows)."""
+        return self.of_rows(per_bead)[:, None] if self.in_rows else self.of_rows(per_bead)
 
     def of_senders(self, per_bead: Array) -> Array:
         """Return each edge's value at its sender, [n_beads, f...] -> [..., f...]."""
@@ -56,15 +61,13 @@ class Edges:
 
     def sum(self, per_edge: Array) -> Array:
         """Return the sums over the edges that each bead receives, [..., f...] -> [n_beads, f...]."""
-        if self.is_dense:
-            return per_edge.sum(1)
-        return jax.ops.segment_sum(per_edge, self.receivers, self.n_beads, mode=IN_BOUNDS)
+        return self.sum_rows(per_edge.sum(1) if self.in_rows else per_edge)
 
 
 def edges_of(graph: BeadGraph, cutoff: float, envelope_exponent: int, dtype: jnp.dtype) -> Edges:
     """Return the edges of a graph; vectors are formed in the dtype of the positions and only then cast to `dtype`."""
     senders, receivers = graph.senders, graph.receivers
-    centres = graph.positions[:, None] if is_dense(graph) else graph.positions[receivers]
+    centres = graph.positions[receivers[:, :1] if has_rows(graph) else receivers]
     vectors = centres - graph.positions[senders]
     if graph.shifts is not None:
         vectors = vectors + graph.shifts.astype(vectors.dtype)

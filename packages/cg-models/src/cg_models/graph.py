@@ -3,8 +3,9 @@
 Two layouts of edges, both `BeadGraph`:
 
 * flat: `senders`, `receivers`, `edge_mask` are [n_edges], in any order (what LAMMPS gives and files hold);
-* dense: they are [n_beads, n_neighbours]; row i holds the edges that bead i receives. Sums over the edges of a bead are then
-  sums over an axis, without scatters, which is what dominates on CPU. Same energies, faster; `dense` makes it from flat.
+* rows: they are [n_rows, width]; a row holds edges that one bead receives, and a bead has as many rows as it needs. Sums over the
+  edges of a row are sums over an axis and products of matrices, without scatters of edges, which is what dominates on CPU. Same
+  energies, faster; `in_rows` makes it from flat.
 """
 
 import dataclasses
@@ -18,6 +19,8 @@ import numpy as np
 from cg_data.contracts import Array, BeadGraph
 from cg_data.errors import UserError, require
 
+ROW_WIDTH = 16
+"""Edges of a row that `in_rows` makes: whole vector registers, and few free slots where a bead has some thirty neighbours."""
 BEAD_FIELDS = ("positions", "species", "residue_index", "chain_index")
 SUMMED = ("n_beads", "n_edges", "n_bonds", "n_angles", "n_dihedrals")
 TUPLE_FIELDS = (("bonds", "bond_mask"), ("angles", "angle_mask"), ("dihedrals", "dihedral_mask"))
@@ -31,8 +34,8 @@ class BudgetOverflow(UserError):
 class Budget:
     """Fixed sizes of a packed graph.
 
-    n_frames counts the padding frame, which is the last. With n_neighbours the edges are packed dense and n_edges is
-    n_beads * n_neighbours.
+    n_frames counts the padding frame, which is the last. With n_rows the edges are packed in so many rows, and n_edges, which
+    counts slots, is n_rows * ROW_WIDTH.
     """
 
     n_beads: int
@@ -41,31 +44,34 @@ class Budget:
     n_bonds: int
     n_angles: int
     n_dihedrals: int
-    n_neighbours: int | None = None
+    n_rows: int | None = None
 
 
 def sizes(graph: BeadGraph) -> dict[str, int]:
     """Return what an unpadded graph of one frame asks of a budget, keyed by the names of `Budget`."""
-    n_edges = int(np.sum(graph.edge_mask))
-    degree = np.bincount(np.asarray(graph.receivers)[np.asarray(graph.edge_mask)], minlength=1) if n_edges else np.zeros(1, int)
     return {
         "n_beads": graph.positions.shape[0],
-        "n_edges": n_edges,
+        "n_edges": int(np.sum(graph.edge_mask)),
         "n_bonds": len(graph.bonds),
         "n_angles": len(graph.angles),
         "n_dihedrals": len(graph.dihedrals),
-        "n_neighbours": int(degree.max()),
+        "n_rows": count_rows(np.asarray(graph.receivers)[np.asarray(graph.edge_mask)]),
     }
 
 
+def count_rows(receivers: np.ndarray) -> int:
+    """Return how many rows the edges of these receivers [n_edges] fill."""
+    return int((-(-np.bincount(receivers) // ROW_WIDTH)).sum()) if len(receivers) else 0
+
+
 def plan_budget(
-    graphs: Sequence[BeadGraph | Mapping[str, int]], frames_per_batch: int, dense: bool = False, headroom: float = 1.0
+    graphs: Sequence[BeadGraph | Mapping[str, int]], frames_per_batch: int, rows: bool = False, headroom: float = 1.0
 ) -> Budget:
     """Return the budget that holds any `frames_per_batch` of the given frames.
 
     graphs: unpadded graphs of one frame each, or their `sizes`. Each number is the sum of its `frames_per_batch` largest
-    values, so no choice of frames can overflow. dense: plan the dense layout. headroom multiplies the edges (or the neighbours),
-    for beads that will move. Raises `UserError` where there is nothing to plan from.
+    values, so no choice of frames can overflow. rows: plan edges in rows. headroom multiplies the edges (or the rows), for beads
+    that will move. Raises `UserError` where there is nothing to plan from.
     """
     require(len(graphs) > 0, "plan_budget: expected at least one frame, received none: check the split of the data set")
     require(frames_per_batch > 0, f"plan_budget: frames_per_batch must be positive, received {frames_per_batch}")
@@ -74,16 +80,15 @@ def plan_budget(
     def largest(name: str) -> int:
         return max(int(sum(sorted((need[name] for need in needs), reverse=True)[:frames_per_batch])), 1)
 
-    n_neighbours = max(int(np.ceil(max(need["n_neighbours"] for need in needs) * headroom)), 1)
-    n_beads = largest("n_beads")
+    n_rows = int(np.ceil(largest("n_rows") * headroom)) if rows else None
     return Budget(
-        n_beads=n_beads,
-        n_edges=n_beads * n_neighbours if dense else int(np.ceil(largest("n_edges") * headroom)),
+        n_beads=largest("n_beads"),
+        n_edges=int(np.ceil(largest("n_edges") * headroom)) if n_rows is None else n_rows * ROW_WIDTH,
         n_frames=frames_per_batch + 1,
         n_bonds=largest("n_bonds"),
         n_angles=largest("n_angles"),
         n_dihedrals=largest("n_dihedrals"),
-        n_neighbours=n_neighbours if dense else None,
+        n_rows=n_rows,
     )
 
 
@@ -197,8 +202,8 @@ def pack(graphs: Sequence[BeadGraph], budget: Budget) -> BeadGraph:
         packed[name] = np.concatenate(indices).astype(np.int32)
     packed["shifts"] = np.concatenate([np.asarray(graph.shifts) for graph in graphs]) if periodic.pop() else None
     packed["edge_mask"] = np.ones(len(packed["senders"]), bool)
-    if budget.n_neighbours is not None:
-        return dense(BeadGraph(**packed), budget.n_neighbours)
+    if budget.n_rows is not None:
+        return in_rows(BeadGraph(**packed), budget.n_rows)
     packed["edge_mask"] = _mask(len(packed["senders"]), budget.n_edges)
     for name in ("senders", "receivers", "shifts"):
         if packed[name] is not None:
@@ -206,43 +211,49 @@ def pack(graphs: Sequence[BeadGraph], budget: Budget) -> BeadGraph:
     return BeadGraph(**packed)
 
 
-def dense(graph: BeadGraph, n_neighbours: int | None = None) -> BeadGraph:
-    """Return a flat graph in the dense layout (on the host).
+def in_rows(graph: BeadGraph, n_rows: int | None = None) -> BeadGraph:
+    """Return a flat graph with its edges in rows (on the host).
 
-    n_neighbours: slots per bead; default the largest number of edges that a bead receives. Raises `BudgetOverflow` where a bead
-    has more. Edges of padding are dropped; free slots point at bead 0 and are masked.
+    n_rows: rows to fill up to; default as many as are needed. Raises `BudgetOverflow` where it takes more. Edges of padding are
+    dropped; free slots are masked and point at bead 0, free rows are the last bead's.
     """
     used = np.asarray(graph.edge_mask)
     receivers, senders = np.asarray(graph.receivers)[used], np.asarray(graph.senders)[used]
     n_beads = graph.positions.shape[0]
     degree = np.bincount(receivers, minlength=n_beads)
-    if n_neighbours is None:
-        n_neighbours = max(int(degree.max(initial=0)), 1)
-    _fits("neighbours of one bead", int(degree.max(initial=0)), n_neighbours)
+    rows_of_bead = -(-degree // ROW_WIDTH)
+    needed = int(rows_of_bead.sum())
+    n_rows = max(needed, 1) if n_rows is None else n_rows
+    _fits("rows of edges", needed, n_rows)
     order = np.argsort(receivers, kind="stable")
-    slot = np.arange(len(receivers)) - np.repeat(np.cumsum(degree) - degree, degree)
-    rows = (receivers[order], slot)
-    table = np.zeros((n_beads, n_neighbours), np.int32)
-    table[rows] = senders[order]
-    mask = np.zeros((n_beads, n_neighbours), bool)
-    mask[rows] = True
-    shifts = None
-    if graph.shifts is not None:
-        flat_shifts = np.asarray(graph.shifts)[used]
-        shifts = np.zeros((n_beads, n_neighbours, 3), flat_shifts.dtype)
-        shifts[rows] = flat_shifts[order]
-    centres = np.broadcast_to(np.arange(n_beads, dtype=np.int32)[:, None], table.shape)
-    return dataclasses.replace(graph, senders=table, receivers=centres, edge_mask=mask, shifts=shifts)
+    place = np.arange(len(receivers)) - np.repeat(np.cumsum(degree) - degree, degree)
+    row = np.repeat(np.cumsum(rows_of_bead) - rows_of_bead, degree) + place // ROW_WIDTH
+    slots = (row, place % ROW_WIDTH)
+
+    def filled(values: np.ndarray) -> np.ndarray:
+        table = np.zeros((n_rows, ROW_WIDTH, *values.shape[1:]), values.dtype)
+        table[slots] = values
+        return table
+
+    row_receivers = np.full(n_rows, n_beads - 1, np.int32)
+    row_receivers[:needed] = np.repeat(np.arange(n_beads, dtype=np.int32), rows_of_bead)
+    return dataclasses.replace(
+        graph,
+        senders=filled(senders[order].astype(np.int32)),
+        receivers=np.repeat(row_receivers[:, None], ROW_WIDTH, axis=1),
+        edge_mask=filled(np.ones(len(senders), bool)),
+        shifts=None if graph.shifts is None else filled(np.asarray(graph.shifts)[used][order]),
+    )
 
 
-def is_dense(graph: BeadGraph) -> bool:
-    """Return whether the edges are in the dense layout."""
+def has_rows(graph: BeadGraph) -> bool:
+    """Return whether the edges are in rows."""
     return graph.senders.ndim == 2
 
 
 def flat(graph: BeadGraph) -> BeadGraph:
     """Return the graph with flat edges; a reshape, also inside `jax.jit`."""
-    if not is_dense(graph):
+    if not has_rows(graph):
         return graph
     shifts = None if graph.shifts is None else graph.shifts.reshape(-1, 3)
     return dataclasses.replace(

@@ -5,7 +5,8 @@ import functools
 
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 """Names of options of glibc's `mallopt`, from its malloc.h."""
-NEVER = 2**31 - 1
+NEVER = -1
+"""Of the trim threshold; the largest int would still give back whatever a step frees above 2 GiB."""
 
 
 @functools.cache

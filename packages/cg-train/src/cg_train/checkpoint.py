@@ -24,7 +24,7 @@ from cg_train.state import Progress
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 NO_METRIC = float("inf")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -115,8 +115,12 @@ def read_about(folder: Path, step: int) -> Restored:
         raise UserError(
             f"{path}: not a readable checkpoint ({' '.join(str(error).split())[:120]}): remove it or resume from another"
         ) from None
-    if not isinstance(about, dict) or about.get("version") != CHECKPOINT_VERSION:
-        version = about.get("version") if isinstance(about, dict) else None
+    version = about.get("version") if isinstance(about, dict) else None
+    if version == 1:
+        # Its edges were a table with a fixed number of neighbours; the same frames in rows differ by rounding alone.
+        about["config"]["data"].pop("edge_layout", None)
+        about["progress"]["budget"] = None
+    elif version != CHECKPOINT_VERSION:
         raise UserError(
             f"{path}: checkpoint version {version}, this cg-train reads {CHECKPOINT_VERSION}: train anew or use the version that wrote it"
         )

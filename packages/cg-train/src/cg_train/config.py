@@ -279,9 +279,6 @@ class DataConfig(Configuration):
     """Memory for the edges of frames already seen; beyond it edges are built again each time."""
     budget_margin: float = pydantic.Field(default=0.05, ge=0)
     """Room for edges beyond what the sampled frames need, as a share."""
-    edge_layout: Literal["dense", "flat"] = "dense"
-    """dense: a fixed number of neighbours per bead, sums without scatters; flat: a list of edges, less memory where proteins differ
-    much in density."""
     prefetch_threads: Annotated[int, pydantic.Field(ge=1, le=64)] = 1
     prefetch_batches: Annotated[int, pydantic.Field(ge=1, le=256)] = 4
 

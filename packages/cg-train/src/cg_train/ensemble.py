@@ -131,7 +131,7 @@ def force_spread(trainer: Trainer, params: Any, source: GraphSource) -> dict[str
     config, loss = trainer.config, trainer.config.loss
     samples = range(len(source.table))
     chunks = [list(samples[i : i + config.frames_per_batch]) for i in range(0, len(samples), config.frames_per_batch)]
-    budget = plan_run_budget(source, chunks, 1, config.data.budget_margin, config.data.edge_layout == "dense")
+    budget = plan_run_budget(source, chunks, 1, config.data.budget_margin)
     targets = Targets(source, None)
     sharding = Sharding(1, 1, range(1))
     builder = BatchBuilder(source, lambda sample, _: targets.example(sample, loss), sharding, budget, trainer.dtype)

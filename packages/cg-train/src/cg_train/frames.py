@@ -12,6 +12,7 @@ from cg_data.contracts import BeadFrames, BeadGraph
 from cg_data.errors import UserError, require
 from cg_data.store import Dataset
 from cg_data.topology import frame_graph, neighbour_edges, periodic_edges
+from cg_models.graph import count_rows
 from cg_train.config import DataConfig
 
 
@@ -166,10 +167,10 @@ class GraphSource:
         """Return the graph of a frame whose beads stand at other positions [n_beads, 3]; its edges are built anew."""
         return self._graph_at(sample, positions, self._new_edges(sample, positions))
 
-    def n_edges(self, sample: int) -> tuple[int, int]:
-        """Return the number of edges of a frame, and the most that one bead receives."""
+    def n_rows(self, sample: int) -> int:
+        """Return the number of rows that the edges of a frame fill."""
         _, receivers, _ = self._cached_edges(sample, self.positions(sample))
-        return len(receivers), int(np.bincount(receivers, minlength=1).max())
+        return count_rows(receivers)
 
     def sizes(self, domain: int) -> tuple[int, int, int, int]:
         """Return the numbers of beads, bonds, angles and dihedrals of a frame of a domain."""

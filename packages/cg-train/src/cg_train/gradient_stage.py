@@ -32,7 +32,8 @@ MOST_REPLANS = 20
 AUGMENTATION = 1
 """Keeps the draws of augmentation apart from those of the order."""
 STOP_LAG = 2
-"""Steps after which processes look whether any of them was asked to stop: late enough not to wait for the devices."""
+"""Steps after which a step's result is waited for, and with it whether any process was asked to stop: late enough to keep the devices
+busy, and so few that a signal is answered within seconds where steps are slow."""
 
 
 class GradientStage:
@@ -105,8 +106,8 @@ class GradientStage:
         self.window_start = time.monotonic()
         asked: deque[Array] = deque()
         while self.progress.step < self.last_step:
-            if jax.process_count() == 1 or len(asked) > STOP_LAG:
-                self.trainer.stop_if_asked(state, self.progress, bool(asked and float(to_host(asked.popleft())) > 0))
+            another = len(asked) > STOP_LAG and float(to_host(asked.popleft())) > 0
+            self.trainer.stop_if_asked(state, self.progress, another)
             try:
                 batch = next(batches)
             except BudgetOverflow as overflow:
@@ -114,8 +115,7 @@ class GradientStage:
             if self.trainer.stop:
                 batch = dataclasses.replace(batch, stop=np.ones_like(batch.stop))
             state, stop = self.step_fn(state, self.put(batch))
-            if jax.process_count() > 1:
-                asked.append(stop)
+            asked.append(stop)
             self.progress.step += 1
             state = self._after_step(state, shown)
         return state, None
@@ -287,7 +287,7 @@ class GradientStage:
             batches = [self.trainer.order.batch(first + i, size).tolist() for i in range(min(self.n_steps, PLANNED_STEPS))]
         else:
             batches = _chunks(len(source.table), size)
-        return plan_run_budget(source, batches, self.sharding.n_shards, config.data.budget_margin, config.data.edge_layout == "dense")
+        return plan_run_budget(source, batches, self.sharding.n_shards, config.data.budget_margin)
 
     def _replanned(self, budget: Budget, overflow: BudgetOverflow) -> Budget:
         """Return a larger budget, or raise the overflow where growing cannot help."""

@@ -70,8 +70,7 @@ def _whole_batch(trainer: Trainer, stage: LbfgsStage, state: TrainState) -> Batc
     n_frames = min(stage.n_frames, len(source.table))
     samples = np.unique(np.linspace(0, len(source.table) - 1, n_frames).round().astype(np.int64)).tolist()
     sharding = sharding_of(trainer.mesh, -(-len(samples) // trainer.config.frames_per_batch))
-    dense = trainer.config.data.edge_layout == "dense"
-    budget = plan_run_budget(source, [samples], sharding.n_shards, trainer.config.data.budget_margin, dense)
+    budget = plan_run_budget(source, [samples], sharding.n_shards, trainer.config.data.budget_margin)
     targets = trainer.targets(source, state, subtracted=False)
 
     def example(sample: int, step: int) -> Example:

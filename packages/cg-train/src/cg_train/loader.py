@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cg_data.contracts import Array, BeadGraph, contract
-from cg_models.graph import Budget, pack
+from cg_models.graph import ROW_WIDTH, Budget, pack
 from cg_train.frames import GraphSource
 from cg_train.order import SampleOrder
 
@@ -100,19 +100,18 @@ def assign_shards(loads: Sequence[float], n_shards: int) -> list[list[int]]:
     return shards
 
 
-def edge_numbers(source: GraphSource) -> tuple[np.ndarray, int]:
-    """Return ([n_domains] most edges of a frame of each domain, most edges that any bead receives), over sampled frames."""
+def most_rows(source: GraphSource) -> np.ndarray:
+    """Return [n_domains], the most rows of edges that a frame of each domain fills, over sampled frames."""
     table = source.table
     each = max(4, EDGE_SAMPLE // max(len(table.domain_names), 1))
-    most, neighbours = np.zeros(len(table.domain_names), np.int64), 0
+    most = np.zeros(len(table.domain_names), np.int64)
     for domain in range(len(most)):
         samples = np.flatnonzero(table.domain == domain)
         if len(samples) > each:
             samples = samples[np.linspace(0, len(samples) - 1, each).round().astype(np.int64)]
         for sample in samples:
-            n_edges, degree = source.n_edges(int(sample))
-            most[domain], neighbours = max(most[domain], n_edges), max(neighbours, degree)
-    return most, neighbours
+            most[domain] = max(most[domain], source.n_rows(int(sample)))
+    return most
 
 
 def shard_samples(source: GraphSource, samples: Sequence[int], n_shards: int) -> list[list[int]]:
@@ -121,29 +120,27 @@ def shard_samples(source: GraphSource, samples: Sequence[int], n_shards: int) ->
     return [[int(samples[place]) for place in places] for places in assign_shards(loads, n_shards)]
 
 
-def plan_run_budget(source: GraphSource, batches: Sequence[Sequence[int]], n_shards: int, margin: float, dense: bool) -> Budget:
+def plan_run_budget(source: GraphSource, batches: Sequence[Sequence[int]], n_shards: int, margin: float) -> Budget:
     """Return the budget of one shard that all `batches` (lists of samples) fit, with `margin` more edges.
 
-    Numbers of beads and bonded tuples are exact; edges are estimated from sampled frames. dense: plan the dense layout.
+    Numbers of beads and bonded tuples are exact; rows of edges are estimated from sampled frames.
     """
-    edges, neighbours = edge_numbers(source)
-    per_domain = np.array([[*source.sizes(domain), edges[domain]] for domain in range(len(edges))], np.int64)
+    per_domain = np.array([[*source.sizes(domain), rows] for domain, rows in enumerate(most_rows(source))], np.int64)
     most, most_frames = np.zeros(per_domain.shape[1], np.int64), 1
     for samples in batches:
         for shard in shard_samples(source, samples, n_shards):
             most = np.maximum(most, per_domain[source.table.domain[np.asarray(shard, np.int64)]].sum(axis=0))
             most_frames = max(most_frames, len(shard))
-    n_beads, n_bonds, n_angles, n_dihedrals, n_edges = (int(n) for n in most)
-    n_beads = _round_up(n_beads + 1, 16)
-    n_neighbours = int(np.ceil(neighbours * (1 + margin))) + 1
+    n_beads, n_bonds, n_angles, n_dihedrals, n_rows = (int(n) for n in most)
+    n_rows = _round_up(int(n_rows * (1 + margin)) + 1, 8)
     return Budget(
-        n_beads=n_beads,
-        n_edges=n_beads * n_neighbours if dense else _round_up(int(n_edges * (1 + margin)) + 1, 128),
+        n_beads=_round_up(n_beads + 1, 16),
+        n_edges=n_rows * ROW_WIDTH,
         n_frames=most_frames + 1,
         n_bonds=_round_up(n_bonds + 1, 16),
         n_angles=_round_up(n_angles + 1, 16),
         n_dihedrals=_round_up(n_dihedrals + 1, 16),
-        n_neighbours=n_neighbours if dense else None,
+        n_rows=n_rows,
     )
 
 
@@ -247,8 +244,8 @@ def grown_budget(budget: Budget, growth: float = 1.15) -> Budget:
         name: value if value is None else int(value * growth) + 1 for name, value in dataclasses.asdict(budget).items()
     }
     sizes["n_frames"] = budget.n_frames
-    if budget.n_neighbours is not None:
-        sizes["n_edges"] = sizes["n_beads"] * sizes["n_neighbours"]
+    if budget.n_rows is not None:
+        sizes["n_edges"] = sizes["n_rows"] * ROW_WIDTH
     return Budget(**sizes)
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from cg_data.errors import UserError, require
 from cg_data.store import Dataset
-from cg_models.graph import dense, pack, plan_budget
+from cg_models.graph import pack, plan_budget
 from cg_models.hybrid import Model, build_model, match_force_scale
 from cg_models.statistics import ModelStatistics
 from cg_priors.parameters import PriorParameters
@@ -197,7 +197,7 @@ def _initial_params(
         return params
     samples = np.linspace(0, len(training.table) - 1, 8).round().astype(int)
     graphs = [training.graph(int(sample)) for sample in samples]
-    packed = pack(graphs, plan_budget(graphs, len(graphs)))
-    graph = dense(dataclasses.replace(packed, positions=packed.positions.astype(dtype)))
+    packed = pack(graphs, plan_budget(graphs, len(graphs), rows=True))
+    graph = dataclasses.replace(packed, positions=packed.positions.astype(dtype))
     params = match_force_scale(model, params, graph, INITIAL_FORCE_SHARE * float(np.sqrt(target_mse)))
     return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)

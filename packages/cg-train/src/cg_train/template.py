@@ -17,7 +17,6 @@ data:
   temperature_weights: {}   # for example {320.0: 2.0}
   edge_cache_gigabytes: 2.0 # memory for edges of frames already seen
   budget_margin: 0.05       # room for edges beyond what sampled frames need
-  edge_layout: dense        # dense: fixed neighbours per bead, faster; flat: a list of edges
   prefetch_threads: 1
   prefetch_batches: 4
 

@@ -72,7 +72,7 @@ def product(features: Array, environments: Array, path_weights: Array, layer: La
     per_channel = jnp.einsum("pc,pijk->cjki", path_weights, coefficients)
     channels, surrounding, n_out, n_in = per_channel.shape
     matrices = product_nn(jnp.moveaxis(environments, 1, 0), per_channel.reshape(channels, surrounding, n_out * n_in))
-    matrices = edges.of_rows(matrices)
+    matrices = edges.of_rows(matrices, axis=1)
     n_rows, width = features.shape[1], features.shape[3]
     result = product_nn(matrices.reshape(-1, n_out, n_in), features.reshape(-1, n_in, width))
     return result.reshape(channels, n_rows, n_out, width)

@@ -77,14 +77,14 @@ def messages(
 def coupled_sum(weighted: Array, directions: Array, coefficients: Array, edges: Edges) -> Array:
     """Return sum over neighbours of coupled products, [..., m, c], [..., n] and [m, n, o] -> [n_beads, o, c].
 
-    In the dense layout directions are coupled first, which leaves one matrix product per bead, over its neighbours and the
-    components m. In the flat one they are coupled last, once per bead.
+    Of edges in rows, directions are coupled first, which leaves one matrix product per row, over its edges and the components m.
+    Of flat ones they are coupled last, once per bead.
     """
     m, n, o = coefficients.shape
-    if edges.is_dense:
+    if edges.in_rows:
         coupled = weigh(directions, jnp.swapaxes(coefficients, 0, 1).reshape(n, m * o))
-        n_beads, channels = weighted.shape[0], weighted.shape[-1]
-        return product_tn(coupled.reshape(n_beads, -1, o), weighted.reshape(n_beads, -1, channels))
+        n_rows, channels = weighted.shape[0], weighted.shape[-1]
+        return edges.sum_rows(product_tn(coupled.reshape(n_rows, -1, o), weighted.reshape(n_rows, -1, channels)))
     summed = edges.sum(weighted[..., None] * directions[..., None, None, :])
     return jnp.einsum("bmcn,mno->boc", summed, coefficients)
 
