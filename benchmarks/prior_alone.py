@@ -23,7 +23,7 @@ from cg_data.mapping import RESIDUE_MASSES_AMU
 from cg_data.store import open_dataset
 from cg_priors.config import PriorConfig
 from cg_priors.divergence import coarse, js_divergence
-from cg_priors.fit import as_slice, at_temperature, fit
+from cg_priors.fit import at_temperature, fit, split_frames
 from cg_priors.fit_lbfgs import fold_weights, forces_of_slopes, slope_values
 from cg_priors.force_frames import force_frames
 from cg_priors.histogram import accumulate
@@ -91,7 +91,7 @@ def main():
     dataset = dataset_of(options.folder)
 
     def split(name):
-        return at_temperature([dataset.frames(d).select(as_slice(i)) for d, i in dataset.split(name).items()], options.temperature)
+        return at_temperature(split_frames(dataset, name), options.temperature)
 
     train, held = split("train"), split("held_out_trajectories")
     reference = accumulate(train, BONDED, dataset.species_names)

@@ -3,19 +3,24 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cg_data.errors import UserError
+from cg_data.mapped import Rows
 from cg_data.mapping import RESIDUE_MASSES_AMU
+from cg_data.store import write_dataset
+from cg_priors.binning import quick_arctan2
 from cg_priors.config import PriorConfig
 from cg_priors.divergence import coarse, js_divergence
 from cg_priors.energy import TERM_KINDS, prior_energy
-from cg_priors.fit import fit
+from cg_priors.fit import at_temperature, choose_frames, fit
 from cg_priors.force_frames import all_pairs_graph, force_frames
 from cg_priors.forms import FORMS
 from cg_priors.geometry import steps
 from cg_priors.histogram import RANGES, accumulate
+from cg_priors.inputs import read_frames
 from cg_priors.keys import KEY_COLUMNS, key_name
 from cg_priors.langevin import simulation
 from cg_priors.parameters import BONDED, TERM_NAMES, PriorParameters, Term
@@ -111,6 +116,14 @@ def test_force_matching_without_forces_is_refused(trp_cage):
         fit([dataclasses.replace(frames, forces=None)], PriorConfig(method="joint"), species)
 
 
+def test_force_matching_with_forces_that_are_not_finite_is_refused(trp_cage):
+    frames, species = trp_cage
+    forces = np.array(frames.forces)
+    forces[0, 3, 2] = np.inf
+    with pytest.raises(UserError, match="expected finite positions and forces"):
+        fit([dataclasses.replace(frames, forces=forces)], PriorConfig(method="joint", bootstrap_samples=0), species)
+
+
 def test_a_form_that_is_not_linear_is_refused_by_the_joint_fit(trp_cage):
     frames, species = trp_cage
     config = PriorConfig.parse({"method": "joint", "dihedral": {"form": "gaussians", "order": 2}, "bootstrap_samples": 0}, "test")
@@ -127,13 +140,60 @@ def test_every_parameter_has_a_standard_error(trp_cage):
     assert 0 < prior.terms["bond"].errors["force_constant"][0] < 20
 
 
-def test_chunks_do_not_change_a_histogram(trp_cage, monkeypatch):
-    frames, species = trp_cage
-    whole = accumulate([frames], TERM_NAMES, species)
-    monkeypatch.setattr("cg_priors.histogram.CHUNK_VALUES", 100)
+def test_blocks_and_stretches_do_not_change_a_histogram(trp_cage, chignolin, monkeypatch):
+    """Nor do the other molecules of a fit, whose chains share the compiled function."""
+    (frames, species), (other, _) = trp_cage, chignolin
+    whole = accumulate([frames, other], TERM_NAMES, species)
+    monkeypatch.setattr("cg_priors.histogram.STRETCH_BEADS", 300)
+    monkeypatch.setattr("cg_priors.binning.BLOCK_FRAMES", 7)
+    monkeypatch.setattr("cg_priors.binning.BLOCK_ROWS", 31)
     monkeypatch.setattr("cg_priors.binning.CACHED_VALUES", 70)
-    for name, part in accumulate([frames], TERM_NAMES, species).items():
+    for name, part in accumulate([frames, other], TERM_NAMES, species).items():
         np.testing.assert_array_equal(part.counts, whole[name].counts)
+
+
+def test_the_order_of_beads_does_not_change_a_histogram(trp_cage, random):
+    frames, species = trp_cage
+    order = random.permutation(frames.n_beads)
+    per_bead = {name: getattr(frames, name)[order] for name in ("species", "residue_index", "chain_index")}
+    shuffled = dataclasses.replace(frames, positions=frames.positions[:, order], **per_bead)
+    one, other = (accumulate([item], TERM_NAMES, species) for item in (frames, shuffled))
+    for name in TERM_NAMES:
+        np.testing.assert_array_equal(one[name].counts, other[name].counts)
+
+
+def test_frames_that_are_not_a_run_are_read_from_the_file_as_a_copy_would_be(trp_cage, tmp_path):
+    """A split with gaps, and then a temperature, of memory-mapped data."""
+    frames, species = trp_cage
+    np.save(tmp_path / "positions.npy", frames.positions)
+    mapped = dataclasses.replace(frames, positions=np.load(tmp_path / "positions.npy", mmap_mode="r"))
+    chosen = np.flatnonzero(np.arange(frames.n_frames) % 5 != 2)
+    some = at_temperature([choose_frames(mapped, chosen)], 348)
+    assert isinstance(choose_frames(mapped, chosen).positions, Rows)
+    assert isinstance(some[0].positions, Rows)
+    expected = accumulate([frames.select(chosen)], TERM_NAMES, species)
+    for name, found in accumulate(some, TERM_NAMES, species).items():
+        np.testing.assert_array_equal(found.counts, expected[name].counts)
+
+
+@pytest.mark.parametrize("bead", [0, 19])
+def test_a_position_that_is_not_finite_is_refused_by_file_and_frame(trp_cage, tmp_path, bead):
+    frames, species = trp_cage
+    positions = np.array(frames.positions)
+    positions[17, bead, 1] = np.nan
+    in_memory = dataclasses.replace(frames, positions=positions)
+    with pytest.raises(UserError, match="frames: positions must be finite; frame 17 is not"):
+        fit([in_memory], PriorConfig(bootstrap_samples=0), species)
+    write_dataset(tmp_path / "dataset", {"a": frames})
+    np.save(tmp_path / "dataset" / "domains" / "a" / "positions.npy", positions)
+    with pytest.raises(UserError, match=r"a/positions\.npy: positions must be finite; frame 17 is not"):
+        fit(read_frames(tmp_path / "dataset")[0], PriorConfig(bootstrap_samples=0), species)
+
+
+def test_the_quick_arctangent_is_the_arctangent(random):
+    y, x = random.normal(size=(2, 100_000)).astype(np.float32) ** 3
+    x[:4], y[:4] = [0, 0, -1, 1], [0, 1, 0, 0]
+    assert np.abs(np.asarray(quick_arctan2(jnp.asarray(y), jnp.asarray(x))) - np.arctan2(y.astype(float), x)).max() < 5e-7
 
 
 def test_histograms_count_what_the_energies_see_across_chain_breaks_and_weights(trp_cage, random):

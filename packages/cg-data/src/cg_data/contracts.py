@@ -82,8 +82,11 @@ class BeadFrames:
         per_frame = {name: getattr(self, name) for name in PER_FRAME}
         return dataclasses.replace(self, **{name: array[frames] for name, array in per_frame.items() if array is not None})
 
-    def check(self, where: str) -> "BeadFrames":
-        """Return self if the contract holds; raise `UserError` naming `where` and the field otherwise."""
+    def check(self, where: str, numbers: bool = True) -> "BeadFrames":
+        """Return self if the contract holds; raise `UserError` naming `where` and the field otherwise.
+
+        numbers: False leaves out the look at every number of the arrays per bead, for a reader that looks as it passes over them.
+        """
         _check_shape(self.positions, (None, None, 3), np.float32, f"{where}: positions")
         n_frames, n_beads, _ = self.positions.shape
         if self.forces is not None:
@@ -98,7 +101,7 @@ class BeadFrames:
             _check_shape(self.force_error, (n_frames, n_beads, 3), np.float32, f"{where}: force_error")
             if self.forces is None:
                 raise UserError(f"{where}: force_error without forces: expected both or none")
-        for name in ("positions", "forces", "temperature", "weight", "force_error"):
+        for name in ("positions", "forces", "force_error", "temperature", "weight")[0 if numbers else 3 :]:
             values = getattr(self, name)
             frame = None if values is None else first_not_finite(values)
             if frame is not None:
@@ -107,7 +110,7 @@ class BeadFrames:
             raise UserError(f"{where}: temperature must be above 0 K; smallest is {np.min(self.temperature)}")
         if self.weight is not None and not (np.asarray(self.weight) > 0).all():
             raise UserError(f"{where}: weight must be above 0; smallest is {np.min(self.weight)}: leave such frames out")
-        if self.force_error is not None and not (np.asarray(self.force_error) >= 0).all():
+        if numbers and self.force_error is not None and not (np.asarray(self.force_error) >= 0).all():
             raise UserError(f"{where}: force_error must not be negative; smallest is {np.min(self.force_error)}")
         self._check_cell_and_labels(where)
         return self

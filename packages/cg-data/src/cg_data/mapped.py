@@ -9,18 +9,65 @@ CHUNK_BYTES = 64_000_000
 
 
 def release_pages(array: Any) -> None:
-    """Take the pages of a read-only memory-mapped array out of this process; nothing for other arrays.
+    """Take the pages of a read-only memory-mapped array, or of a slice of one, out of this process; nothing for other arrays.
 
     They stay valid, and are read again when they are looked at: what was read once and is done with need not count as memory
     of the process.
     """
-    if not isinstance(array, np.ndarray) or array.flags.writeable:
+    if not isinstance(array, np.ndarray) or array.flags.writeable or not array.size:
         return
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+        origin = np.frombuffer(base, np.uint8).ctypes.data
+        first = array.ctypes.data - origin
+        last = first + sum((size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True)) + array.itemsize
+        start = first // mmap.PAGESIZE * mmap.PAGESIZE
+        base.madvise(mmap.MADV_DONTNEED, start, last - start)
+
+
+class Rows:
+    """Chosen rows of an array, which are read when they are asked for: `rows[a:b]`, `np.asarray(rows)`.
+
+    Indexing a memory-mapped array by numbers would read all of them at once.
+    """
+
+    def __init__(self, array: Any, indices: np.ndarray):
+        """array [n, ...], which may be `Rows` itself; indices [n_chosen] integers."""
+        nested = isinstance(array, Rows)
+        self.array: Any = array.array if nested else array
+        self.indices: np.ndarray = array.indices[indices] if nested else indices
+        self.dtype, self.shape, self.ndim = array.dtype, (len(indices), *array.shape[1:]), array.ndim
+
+    @property
+    def filename(self) -> Any:
+        """The file of the array, None where it has none."""
+        return getattr(self.array, "filename", None)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return rows as an array; a view where they are a run of the array's."""
+        if isinstance(key, tuple):
+            return np.asarray(self)[key]
+        chosen = as_slice(self.indices[key])
+        values = self.array[chosen]
+        if not isinstance(chosen, slice) and np.size(chosen):
+            release_pages(self.array[np.min(chosen) : np.max(chosen) + 1])
+        return values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+def as_slice(indices: Any) -> Any:
+    """Return a slice where an array of indices is an ascending run, else the indices: a slice of a memory-mapped array reads nothing."""
+    indices = np.asarray(indices)
+    if indices.ndim == 1 and len(indices) and (np.diff(indices) == 1).all():
+        return slice(int(indices[0]), int(indices[-1]) + 1)
+    return indices
 
 
 def first_not_finite(array: Any) -> int | None:
@@ -30,8 +77,9 @@ def first_not_finite(array: Any) -> int | None:
     """
     size = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
     for start in range(0, len(array), size):
-        finite = np.isfinite(np.asarray(array[start : start + size]))
+        part = array[start : start + size]
+        finite = np.isfinite(np.asarray(part))
         if not finite.all():
             return start + int(np.argwhere(~finite)[0][0])
-        release_pages(array)
+        release_pages(part)
     return None

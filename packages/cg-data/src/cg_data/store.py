@@ -83,9 +83,9 @@ class Dataset:
         """Return a domain's record; `UserError` where there is no such domain or its record is damaged."""
         return self._record(domain)
 
-    def frames(self, domain: str) -> BeadFrames:
-        """Return a domain's frames: memory-mapped, read-only, checked once."""
-        return self._frames(domain)
+    def frames(self, domain: str, numbers: bool = True) -> BeadFrames:
+        """Return a domain's frames: memory-mapped, read-only, checked once; numbers: as in `BeadFrames.check`."""
+        return self._frames(domain, numbers)
 
     def source_frame(self, domain: str) -> np.ndarray:
         """Return [n_frames] int32: each frame's place in its source trajectory."""
@@ -113,16 +113,16 @@ class Dataset:
             raise UserError(f"{path}: changed since the index was written; run cg-data merge on {self.path}")
         return record
 
-    def _read_frames(self, domain: str) -> BeadFrames:
-        return load_frames(self._folder(domain), self.domain(domain))
+    def _read_frames(self, domain: str, numbers: bool) -> BeadFrames:
+        return load_frames(self._folder(domain), self.domain(domain), numbers)
 
 
-def load_frames(folder: Path, record: DomainRecord) -> BeadFrames:
-    """Return the memory-mapped, checked frames of a domain's folder."""
+def load_frames(folder: Path, record: DomainRecord, numbers: bool = True) -> BeadFrames:
+    """Return the memory-mapped, checked frames of a domain's folder; numbers: as in `BeadFrames.check`."""
     names = [name for name in ARRAYS if name != "source_frame" and (name != "forces" or record.has_forces)]
     names += [name for name in OPTIONAL_ARRAYS if f"{name}.npy" in record.checksums]
     arrays = {name: _load_array(folder, name) for name in names}
-    frames = BeadFrames(**{"forces": None, **arrays}).check(str(folder))
+    frames = BeadFrames(**{"forces": None, **arrays}).check(str(folder), numbers)
     if (frames.n_frames, frames.n_beads) != (record.n_frames, record.n_beads):
         raise UserError(
             f"{folder}: expected {record.n_frames} frames of {record.n_beads} beads, "

@@ -9,6 +9,7 @@ import numpy as np
 import cg_priors
 from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError, require
+from cg_data.mapped import Rows, as_slice
 from cg_data.store import Dataset
 from cg_priors.config import PriorConfig
 from cg_priors.fit_term import RowFit, fit_term
@@ -24,31 +25,45 @@ SAME_TEMPERATURE_KELVIN = 0.5
 def fit(frames: Sequence[BeadFrames], config: PriorConfig, species_names: Sequence[str]) -> PriorParameters:
     """Return the prior of frames of one or many domains, one block for each temperature.
 
-    Raises `UserError` where frames have several temperatures and the configuration chooses none, have none of its choice, or
-    lack the forces that the method needs.
+    Raises `UserError` where frames have several temperatures and the configuration chooses none, have none of its choice, lack
+    the forces that the method needs, or have positions that are not finite.
     """
-    first, *others = [
-        fit_at(at_temperature(frames, temperature), config, tuple(species_names), temperature)[0]
-        for temperature in chosen_temperatures(frames, config)
-    ]
-    prior = dataclasses.replace(first, others=tuple(others))
-    for block in (first, *others):
-        block.check(f"prior fitted at {block.temperature_kelvin:g} K")
-    return prior
+    return fit_and_histograms(frames, config, species_names)[0]
+
+
+def fit_and_histograms(
+    frames: Sequence[BeadFrames], config: PriorConfig, species_names: Sequence[str]
+) -> tuple[PriorParameters, dict[str, Histogram]]:
+    """Return the prior, as `fit`, and the histograms behind its first block."""
+    blocks: list[PriorParameters] = []
+    histograms: dict[str, Histogram] = {}
+    for temperature in chosen_temperatures(frames, config):
+        block, found = fit_at(at_temperature(frames, temperature), config, tuple(species_names), temperature)
+        histograms = histograms or found
+        blocks.append(block.check(f"prior fitted at {temperature:g} K"))
+    return dataclasses.replace(blocks[0], others=tuple(blocks[1:])), histograms
 
 
 def fit_dataset(dataset: Dataset, config: PriorConfig, split: str = "train") -> PriorParameters:
     """Return the prior of a dataset's frames of one split; nothing else of the data set is read."""
-    frames = [dataset.frames(domain).select(as_slice(indices)) for domain, indices in dataset.split(split).items()]
-    prior = fit(frames, config, dataset.species_names)
+    prior = fit(split_frames(dataset, split), config, dataset.species_names)
     return dataclasses.replace(prior, provenance={**prior.provenance, "dataset": dataset.path.name, "split": split})
 
 
-def as_slice(indices: np.ndarray) -> np.ndarray | slice:
-    """Return a slice where the indices are a run: slicing a memory-mapped array reads nothing."""
-    if len(indices) and indices[-1] - indices[0] + 1 == len(indices):
-        return slice(int(indices[0]), int(indices[-1]) + 1)
-    return indices
+def split_frames(dataset: Dataset, split: str) -> list[BeadFrames]:
+    """Return the frames of each domain of a split; their numbers are neither read nor checked by this."""
+    return [choose_frames(dataset.frames(domain, numbers=False), indices) for domain, indices in dataset.split(split).items()]
+
+
+def choose_frames(frames: BeadFrames, indices: np.ndarray) -> BeadFrames:
+    """Return the frames at ascending indices [n]; arrays per bead are read only where they are looked at."""
+    some = as_slice(indices)
+    if isinstance(some, slice) and not isinstance(frames.positions, Rows):
+        return frames.select(some)
+    named = {name: getattr(frames, name) for name in ("positions", "forces", "force_error")}
+    per_bead = {name: Rows(array, indices) for name, array in named.items() if array is not None}
+    others = dataclasses.replace(frames, **dict.fromkeys(per_bead)).select(some)
+    return dataclasses.replace(others, **per_bead)
 
 
 def chosen_temperatures(frames: Sequence[BeadFrames], config: PriorConfig) -> tuple[float, ...]:
@@ -81,7 +96,7 @@ def at_temperature(frames: Sequence[BeadFrames], temperature: float) -> list[Bea
     for item in frames:
         mine = np.flatnonzero(np.abs(np.asarray(item.temperature) - temperature) < SAME_TEMPERATURE_KELVIN)
         if len(mine):
-            selected.append(item.select(as_slice(mine)))
+            selected.append(choose_frames(item, mine))
     return selected
 
 
@@ -95,7 +110,7 @@ def fit_at(
     arrays: dict[str, Row] = {}
     fits: dict[str, RowFit] = {}
     for name in wanted:
-        if not histograms[name].counts.any():
+        if not any(block.any() for block in histograms[name].counts):
             logger.warning("%s: the frames have no such tuples; the prior has no %s term", name, name)
             continue
         terms[name], arrays[name], fits[name] = fit_term(name, getattr(config, name), histograms[name], temperature, config)

@@ -1,5 +1,6 @@
 """One term from the histogram of its coordinate: rows, form, model order, standard errors."""
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cg_priors.boltzmann import choose_bandwidth, choose_order, fit_linear
+from cg_priors.boltzmann import choose_bandwidth, choose_order, fit_linear, linear_coefficients
 from cg_priors.config import PriorConfig, RepulsionConfig
 from cg_priors.fit_bending import fit_restricted, quartic_basis
 from cg_priors.fit_fourier import fourier_basis
@@ -66,8 +67,8 @@ def fit_term(name: str, options: Any, histogram: Histogram, temperature: float, 
 
 def choose_rows(name: str, options: Any, histogram: Histogram) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return row name -> [n_blocks, n_bins] counts, the pooled row first, and a note of the keys that fell back to it."""
-    by_name = histogram.by_name()
     rows = {POOLED: histogram.counts.sum(1)}
+    by_name = histogram.by_name() if options.form == "cis_trans" or options.keys == "residue" else {}
     notes: dict[str, Any] = {}
     if options.form == "cis_trans":
         before_proline = [counts for key, counts in by_name.items() if key.endswith("-PRO")]
@@ -120,14 +121,22 @@ def _linear(name: str, options: Any, centres: np.ndarray, blocks: np.ndarray, te
         bandwidth = choose_bandwidth(name, blocks, centres)
         notes |= {"estimate": "kde", "bandwidth": bandwidth, "bandwidth_chosen_by": "cross-validated likelihood"}
     estimate = notes["estimate"]
+
+    @functools.cache
+    def from_all(basis: LinearBasis) -> np.ndarray:
+        return linear_coefficients(name, basis, blocks.sum(0), centres, temperature, estimate, bandwidth)
+
+    def fit_from_all(basis: LinearBasis, counts: np.ndarray) -> Row:
+        return fit_linear(name, basis, counts, centres, temperature, estimate, bandwidth, from_all(basis))
+
     if options.form in ("fourier", "periodic"):
-        make = fourier_basis if options.form == "fourier" else periodic_basis
+        make = functools.cache(fourier_basis if options.form == "fourier" else periodic_basis)
         order, chosen_by = options.order, {"order_chosen_by": "configuration"}
         if order is None:
             formula = FORMS[options.form].formula
             order, chosen_by = choose_order(
                 name, lambda x, p: formula(x, p, {}),
-                lambda counts, n: fit_linear(name, make(n), counts, centres, temperature, estimate, bandwidth), 2,
+                lambda counts, n: fit_from_all(make(n), counts), 2,
                 blocks, centres, temperature, options.largest_order, options.order_by,
             )  # fmt: skip
         basis = make(order)
@@ -136,7 +145,7 @@ def _linear(name: str, options: Any, centres: np.ndarray, blocks: np.ndarray, te
         basis = spline_basis(name, *sampled_range(blocks.sum(0), centres), options.intervals)
     else:
         basis = {"harmonic": harmonic_basis, "quartic": quartic_basis}[options.form]()
-    return RowFit(lambda counts: fit_linear(name, basis, counts, centres, temperature, estimate, bandwidth), basis, basis.settings, notes)
+    return RowFit(functools.partial(fit_from_all, basis), basis, basis.settings, notes)
 
 
 def soft_sphere(counts: np.ndarray, centres: np.ndarray, options: RepulsionConfig) -> Row:

@@ -41,6 +41,10 @@ def force_frames(frames: Sequence[BeadFrames], max_frames: int) -> list[ForceFra
             "force matching: expected frames with forces, received none: use method=boltzmann or prepare the data with forces",
         )
         positions, forces = (np.asarray(value[::stride], np.float64) for value in (item.positions, item.forces))
+        require(
+            bool(np.isfinite(positions).all() and np.isfinite(forces).all()),
+            "force matching: expected finite positions and forces, received others: find the frame with cg-data verify and remove it",
+        )
         weight = np.ones(len(positions)) if item.weight is None else np.asarray(item.weight[::stride], np.float64)
         chosen.append(ForceFrames(positions, forces, block[::stride], weight, all_pairs_graph(item, positions[0])))
     return chosen

@@ -4,6 +4,8 @@ NumPy or JAX arrays in, the same kind out, in the dtype of the positions. The st
 arrays of their own: loops over [n] fill vector registers, loops over [n, 3] do not.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from cg_data.contracts import Array
@@ -42,24 +44,24 @@ def step_length(step: Vector) -> Array:
     return safe_root(_dot(step, step))
 
 
-def step_bend(first: Vector, second: Vector) -> Array:
+def step_bend(first: Vector, second: Vector, *, arctan2: Callable[[Array, Array], Array] = safe_arctan2) -> Array:
     """Return the angle in [0, pi] radian between the way back and the way on, [...].
 
     theta = arctan2(|a x b|, -a.b): unlike arccos it neither loses digits nor divides by sin(theta) near 0 and pi. A step of no
     length gives 0. The gradient is 0 at exactly collinear points.
     """
     normal = _cross(first, second)
-    return safe_arctan2(safe_root(_dot(normal, normal)), -_dot(first, second))
+    return arctan2(safe_root(_dot(normal, normal)), -_dot(first, second))
 
 
-def step_dihedral(first: Vector, second: Vector, third: Vector) -> Array:
+def step_dihedral(first: Vector, second: Vector, third: Vector, *, arctan2: Callable[[Array, Array], Array] = safe_arctan2) -> Array:
     """Return the dihedral of three steps in (-pi, pi] radian, IUPAC sign, [...].
 
     phi = arctan2(|b2| b1.(b2 x b3), (b1 x b2).(b2 x b3)) (Blondel and Karplus, doi:10.1002/(SICI)1096-987X(19960715)17:9%3C1132::
     AID-JCC5%3E3.0.CO;2-T). Where three points are collinear phi is undefined: 0 with gradient 0.
     """
     n1, n2 = _cross(first, second), _cross(second, third)
-    return safe_arctan2(step_length(second) * _dot(first, n2), _dot(n1, n2))
+    return arctan2(step_length(second) * _dot(first, n2), _dot(n1, n2))
 
 
 def feature_gradient(points: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError, require
 from cg_data.mapping import RESIDUE_SPECIES, residue_species
 from cg_data.store import open_dataset
-from cg_priors.fit import as_slice
+from cg_priors.fit import split_frames
 from cg_priors.parameters import read_npz
 
 LARGEST_LINK_ANGSTROM = 5.0
@@ -31,7 +31,7 @@ def read_frames(
         return [_read_mdanalysis(path, Path(topology), temperature_kelvin)], RESIDUE_SPECIES
     if path.is_dir() or not path.exists():
         dataset = open_dataset(path)
-        return [dataset.frames(domain).select(as_slice(chosen)) for domain, chosen in dataset.split(split).items()], dataset.species_names
+        return split_frames(dataset, split), dataset.species_names
     require(
         path.suffix == ".npz",
         f"{path}: expected a dataset folder, an .npz file, or a trajectory together with --topology: give one of them",

@@ -9,7 +9,7 @@ Row = dict[str, np.ndarray]
 """Parameters of one row of a term: name -> array without the row axis."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearBasis:
     """Basis functions of one form.
 

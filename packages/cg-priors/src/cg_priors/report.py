@@ -11,7 +11,7 @@ from cg_data.errors import require
 from cg_priors.boltzmann import jacobian
 from cg_priors.config import PriorConfig
 from cg_priors.divergence import boltzmann_probabilities, coarse, js_divergence
-from cg_priors.fit import at_temperature, fit
+from cg_priors.fit import at_temperature, fit_and_histograms
 from cg_priors.forms import FORMS
 from cg_priors.histogram import Histogram, accumulate
 from cg_priors.inputs import read_frames
@@ -25,11 +25,11 @@ def fit_and_write(
     config = PriorConfig.load(config_file, overrides)
     chosen = config.temperature_kelvin
     frames, species_names = read_frames(data, split, topology, chosen if isinstance(chosen, float) else None)
-    prior = fit(frames, config, species_names)
+    prior, histograms = fit_and_histograms(frames, config, species_names)
     source = {"data": data.name, **({"split": split} if data.is_dir() else {})}
     prior = dataclasses.replace(prior, provenance={**prior.provenance, **source})
     save_prior(output, prior)
-    histograms = histograms_at(prior, frames)
+    histograms = {name: histograms[name] for name in prior.terms}
     lines = [describe(prior, histograms), f"prior: {output}"]
     if plots is not None:
         from cg_priors.plots import plot_prior
@@ -97,6 +97,8 @@ def export_files(prior_file: Path, structure: Path, output: Path, to: str, tempe
         tuple(species_names) == tuple(prior.species_names),
         f"{structure}: its species differ from those of {prior_file}: expected {', '.join(prior.species_names)}: use data of one mapping",
     )
+    first = frames[domain].positions[0]
+    require(bool(np.isfinite(first).all()), f"{structure}: positions must be finite; frame 0 is not: remove it and prepare again")
     if to == "openmm":
         from cg_priors.export_openmm import export_openmm
 
