@@ -13,9 +13,12 @@ import pytest
 from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError
 from cg_data.units import thermal_energy
-from cg_eval.dynamics import kinetic_temperature, maxwell_momenta, start_motion
+from cg_eval.dynamics import Integration, kinetic_temperature, make_block, maxwell_momenta, start_motion
+from cg_eval.replicas import make_replicas
 from cg_eval.simulate import SimulateConfig, run_dynamics, starting_frames
+from cg_eval.stability import PhysicalRange, range_check
 from cg_eval.tempering import exchange
+from cg_models.forces import energy_and_forces
 
 WIDE = {
     "smallest_bond_angstrom": 1e-6,
@@ -271,6 +274,21 @@ def test_more_neighbours_than_planned_are_given_room_and_change_nothing(monkeypa
     assert roomy.room_growths == 0
     assert tight.room_growths > 0
     np.testing.assert_allclose(tight.positions, roomy.positions, atol=1e-5)
+
+
+def test_replicas_taken_a_few_at_a_time_move_as_all_together():
+    start = zigzag(6, 5)
+    replicas = make_replicas(6, start.species, start.residue_index, start.chain_index)
+    temperature = np.linspace(200.0, 500.0, 6)
+    motion = start_motion(np.asarray(start.positions, np.float64), np.full(5, MASS), temperature, 0, at_rest=False)
+    check = range_check(replicas, PhysicalRange(**WIDE), start.positions)
+    arguments = (np.full(5, MASS), energy_and_forces(harmonic_bonds), 8.0, 2, check, Integration(0.01, 1.0))
+    found = [make_block(replicas, *arguments, n_at_once)({"k": jnp.asarray(60.0)}, motion, 20) for n_at_once in (None, 4, 1)]
+    assert np.abs(found[0].positions - motion.positions).max() > 0.01
+    for other in found[1:]:
+        assert int(other.step) == 20
+        assert int(other.most_neighbours) == int(found[0].most_neighbours) > 0
+        np.testing.assert_allclose(other.positions, found[0].positions, rtol=0, atol=1e-12)
 
 
 def test_same_seed_gives_the_same_trajectory_and_another_seed_another():

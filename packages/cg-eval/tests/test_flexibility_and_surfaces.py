@@ -1,5 +1,7 @@
 """Fluctuations, contacts, surfaces and survival beside known ones."""
 
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
@@ -127,3 +129,18 @@ def test_stored_fluctuations_are_read_in_angstrom_at_the_temperature_asked_for(t
         stored_rmsf(tmp_path, data, "1abcA00", 320.0)
     with pytest.raises(UserError, match="give the folder of the files"):
         stored_rmsf(tmp_path / "data", data, "1abcA00", 300.0)
+
+
+def test_the_contacts_of_the_reference_are_drawn_in_the_upper_left(monkeypatch):
+    import cg_eval.comparison_plots as plots
+
+    drawn = []
+    monkeypatch.setattr(plots, "finish", lambda figure, path, caption: drawn.append(figure))
+    contacts = SimpleNamespace(reference=np.ones((6, 6)), model=np.zeros((6, 6)), deviation=1.0, noise=0.0)
+    plots.plot_contacts(SimpleNamespace(contacts=contacts, caption=lambda: ""), None)
+    axis = drawn[0].axes[0]
+    image = axis.images[0]
+    assert axis.get_title() == "upper left: reference; lower right: model"
+    assert image.origin == "lower"
+    assert image.get_array()[4, 0] == 1.0
+    assert image.get_array()[0, 4] == 0.0

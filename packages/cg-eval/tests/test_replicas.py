@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cg_data.topology import frame_graph
-from cg_eval.replicas import edges_within, make_replicas, most_neighbours, replica_forces
+from cg_eval.replicas import all_pairs, edges_within, make_replicas, most_neighbours, replica_forces
+from cg_models.forces import energy_and_forces
+from cg_models.testing import random_chain
 
 CUTOFF = 8.0
 
@@ -51,27 +53,45 @@ def test_bonded_tuples_stay_inside_replicas_and_segments():
     assert graph.frame.tolist() == [0] * 5 + [1] * 5
 
 
+def test_all_pairs_are_every_ordered_pair_of_a_replica():
+    senders, receivers, mask = all_pairs(2, 4)
+    pairs = {(a, b) for a in range(8) for b in range(8) if a != b and a // 4 == b // 4}
+    assert edge_set(senders, receivers, mask) == pairs
+    assert (receivers == np.arange(8)[:, None]).all()
+    assert senders.dtype == np.int32
+
+
 def test_energies_and_forces_come_back_per_replica():
-    def energy_and_forces(params, graph):
+    def evaluate(params, graph):
         energies = params * graph.positions[:, 0]
         return energies, -params * jnp.ones_like(graph.positions) * jnp.array([1.0, 0, 0])
 
     x = jnp.asarray(frames())
     replicas = make_replicas(3, np.zeros(12), np.arange(12), np.zeros(12))
-    energies, forces = replica_forces(replicas, energy_and_forces, CUTOFF, 11)(2.0, x)
+    energies, forces, _ = replica_forces(replicas, evaluate, CUTOFF, 11)(2.0, x)
     np.testing.assert_allclose(energies, 2 * x[:, :, 0].sum(axis=1))
     assert forces.shape == x.shape
 
 
-def test_replicas_in_chunks_have_the_energies_and_forces_they_have_together(monkeypatch):
-    def energy_and_forces(params, graph):
-        apart = graph.positions[graph.senders] - graph.positions[:, None]
-        pull = jnp.where(graph.edge_mask[..., None], apart * (1 + graph.species[:, None, None]), 0.0)
-        return params * (pull**2).sum((1, 2)), params * pull.sum(1)
+def test_forces_of_all_pairs_are_those_of_the_edges_within_the_cutoff(prior_bundle):
+    x = jnp.asarray(np.stack([random_chain(12, seed) for seed in range(3)]))
+    cutoff = prior_bundle.cutoff_angstrom
+    species = prior_bundle.species_index(["ALA", "GLY", "LEU", "SER"] * 3)
+    replicas = make_replicas(3, species, np.arange(12), np.zeros(12))
+    evaluate = energy_and_forces(prior_bundle.energy_fn())
+    within = edges_within(x, cutoff, int(most_neighbours(x, cutoff)))
+    assert 0 < within[2].sum() < 3 * 12 * 11
+    expected_energies, expected_forces = evaluate(prior_bundle.params, replicas.graph(x, *within))
+    energies, forces, most = replica_forces(replicas, evaluate, cutoff, None)(prior_bundle.params, x)
+    np.testing.assert_allclose(energies, expected_energies.reshape(3, 12).sum(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(forces.reshape(-1, 3), expected_forces, rtol=1e-5, atol=1e-5)
+    assert most == 0
 
-    x = jnp.asarray(frames(6))
-    replicas = make_replicas(6, np.arange(12) % 3, np.arange(12), np.zeros(12))
-    together = replica_forces(replicas, energy_and_forces, CUTOFF, 11)(2.0, x)
-    monkeypatch.setattr("cg_eval.replicas.EDGES_PER_CHUNK", 2 * 12 * 11)
-    for found, expected in zip(replica_forces(replicas, energy_and_forces, CUTOFF, 11)(2.0, x), together, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+def test_too_little_room_is_reported():
+    x = jnp.asarray(frames())
+    most = int(most_neighbours(x, CUTOFF))
+    assert 1 < most < 11
+    replicas = make_replicas(3, np.zeros(12), np.arange(12), np.zeros(12))
+    evaluate = replica_forces(replicas, lambda params, graph: (graph.positions[:, 0], graph.positions), CUTOFF, most - 1)
+    assert evaluate(None, x)[2] == most

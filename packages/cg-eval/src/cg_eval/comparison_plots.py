@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cg_data.contracts import Array
 from cg_eval.distributions import free_energy
 from cg_eval.plots import COLOURS, DASHES, LABELS, finish, new_figure
 
@@ -26,7 +27,7 @@ def plot_distributions(comparison: "Comparison", path: Path) -> None:
             axis.step(row.bins.centres, density, where="mid", color=COLOURS[number], linestyle=DASHES[number], label=label, linewidth=1.4)
         axis.fill_between(row.bins.centres, row.reference_counts / row.reference_counts.sum() / width, step="mid", color="0.85")
         axis.set_xlabel(LABELS.get(row.observable, row.observable), fontsize=9)
-        axis.set_ylabel(f"density / {_inverse(row.unit)}", fontsize=9)
+        axis.set_ylabel("density" if row.unit == "1" else f"density / (1/{row.unit})", fontsize=9)
         axis.set_title(f"JS {row.divergence.estimate:.3f}, noise {row.noise:.3f} nat", fontsize=9)
     axes[0].legend(fontsize=8, frameon=False)
     finish(figure, path, comparison.caption())
@@ -78,26 +79,30 @@ def plot_contacts(comparison: "Comparison", path: Path) -> None:
     contacts = comparison.contacts
     figure, axes = new_figure(1, 2, 4.0, 3.6)
     n_beads = len(contacts.reference)
-    above = np.triu(np.ones((n_beads, n_beads), bool))
-    both = np.where(above, contacts.reference, contacts.model)
     extent = (0.5, n_beads + 0.5, 0.5, n_beads + 0.5)
-    image = axes[0, 0].imshow(both, origin="lower", cmap="Greys", vmin=0, vmax=1, extent=extent)
+    image = axes[0, 0].imshow(halves(contacts.reference, contacts.model), origin="lower", cmap="Greys", vmin=0, vmax=1, extent=extent)
     axes[0, 0].plot(extent[:2], extent[2:], color="0.5", linewidth=0.6)
     axes[0, 0].set_title("upper left: reference; lower right: model", fontsize=9)
     figure.colorbar(image, ax=axes[0, 0], shrink=0.8).set_label("fraction of frames within 8 A", fontsize=9)
     change = contacts.model - contacts.reference
     image = axes[0, 1].imshow(change, origin="lower", cmap="RdGy", vmin=-1, vmax=1, extent=extent)
-    strong = np.argwhere(np.triu(np.abs(change) > 0.25)) + 1
+    strong = np.argwhere(np.abs(change) > 0.25) + 1
     if len(strong):
         signs = change[strong[:, 0] - 1, strong[:, 1] - 1] > 0
         for chosen, marker in ((signs, "+"), (~signs, "_")):
             axes[0, 1].plot(strong[chosen, 1], strong[chosen, 0], marker, color="black", markersize=3)
-    axes[0, 1].set_title(f"model - reference: mean |difference| {contacts.deviation:.3f}, noise {contacts.noise:.3f}", fontsize=9)
+    axes[0, 1].set_title(f"model - reference\nmean |difference| {contacts.deviation:.3f}, noise {contacts.noise:.3f}", fontsize=9)
     figure.colorbar(image, ax=axes[0, 1], shrink=0.8).set_label("difference (+ or - beyond 0.25)", fontsize=9)
     for axis in axes[0]:
         axis.set_xlabel("residue", fontsize=9)
         axis.set_ylabel("residue", fontsize=9)
+        axis.locator_params(integer=True)
     finish(figure, path, comparison.caption())
+
+
+def halves(upper_left: Array, lower_right: Array) -> np.ndarray:
+    """Return [n, n]: two symmetric maps in one, as an image whose rows go upwards shows them."""
+    return np.where(np.tril(np.ones(np.shape(upper_left), bool)), upper_left, lower_right)
 
 
 def plot_flexibility(comparison: "Comparison", path: Path) -> None:
@@ -111,6 +116,7 @@ def plot_flexibility(comparison: "Comparison", path: Path) -> None:
     if found.stored is not None:
         axis.plot(residues, found.stored, color="black", linestyle=":", marker="^", markersize=3, label="stored in mdCATH")
     axis.set_ylim(bottom=0)
+    axis.locator_params(axis="x", integer=True)
     axis.set_xlabel("residue", fontsize=9)
     axis.set_ylabel("RMSF of CA / A", fontsize=9)
     axis.set_title(f"rms difference {found.deviation:.2f} A, noise {found.noise:.2f} A", fontsize=9)
@@ -145,10 +151,6 @@ def _free_energy(row: "ObservableComparison", counts: np.ndarray, comparison: "C
     if not counts.sum():
         return np.full(len(counts), np.nan)
     return free_energy(counts, row.bins, comparison.temperature_kelvin, row.jacobian)
-
-
-def _inverse(unit: str) -> str:
-    return "1" if unit == "1" else f"1/{unit}"
 
 
 def _label(name: str, unit: str) -> str:

@@ -80,7 +80,9 @@ def plot_simulation(simulation: "Simulation", path: Path) -> None:
     axes[0, 3].set_ylabel("replicas in the physical range", fontsize=9)
     for axis in axes[0]:
         axis.set_xlabel("time / ps", fontsize=9)
-    finish(figure, path, f"{n_replicas} replicas of {n_beads} beads; thick: mean of those in the physical range")
+    finish(
+        figure, path, f"{n_saved} frames of each of {n_replicas} replicas of {n_beads} beads; thick: mean of those in the physical range"
+    )
 
 
 def plot_force_scatter(split: "ForceSplit", path: Path) -> None:
@@ -99,7 +101,7 @@ def plot_force_scatter(split: "ForceSplit", path: Path) -> None:
         values = split.rows[model]["all"]
         axis.set_title(f"{model}: RMSE {values['rmse']:.2f}, r {values['pearson']:.3f}", fontsize=9)
         axis.set_aspect("equal")
-    finish(figure, path, f"{len(samples['reference'])} components of {split.counted()}")
+    finish(figure, path, f"{split.name}: {len(samples['reference'])} components of {split.counted()}")
 
 
 def plot_force_residuals(split: "ForceSplit", path: Path) -> None:
@@ -120,7 +122,7 @@ def plot_force_residuals(split: "ForceSplit", path: Path) -> None:
     for axis in axes[0]:
         axis.set_ylabel("density", fontsize=9)
         axis.legend(fontsize=8, frameon=False)
-    finish(figure, path, f"{split.counted()}; values beyond the range in the end bins")
+    finish(figure, path, f"{split.name}: {split.counted()}; values beyond the range in the end bins")
 
 
 def plot_force_groups(split: "ForceSplit", prefix: str, path: Path, label: str) -> None:
@@ -133,6 +135,7 @@ def plot_force_groups(split: "ForceSplit", prefix: str, path: Path, label: str) 
         heights = [split.rows[model][group]["rmse"] for group in groups]
         axis.plot(places, heights, marker="osv^D"[number], linestyle="none", color=OUTLINES[number % 4], label=model, markersize=5)
     axis.set_xticks(places, [group.removeprefix(prefix) for group in groups], rotation=90 if len(groups) > 6 else 0)
+    axis.set_xlim(-0.5, len(groups) - 0.5)
     axis.set_ylim(0, 1.1 * max(split.rows[model][group]["rmse"] for model in models for group in groups))
     axis.set_xlabel(label, fontsize=9)
     axis.set_ylabel("RMSE / kcal/mol/A", fontsize=9)
@@ -149,8 +152,8 @@ def plot_force_terms(split: "ForceSplit", path: Path) -> None:
     whole = split.rows[list(split.rows)[-1]]["all"]["mse"]
     axes[0, 0].barh(places, [split.terms[name]["rms"] for name in names], color="0.75", edgecolor="black", height=0.6)
     axes[0, 1].barh(places, [split.terms[name]["mse_without"] for name in names], color="0.75", edgecolor="black", height=0.6)
-    axes[0, 1].axvline(whole, color="black", linestyle="--", linewidth=1, label="with all terms")
-    axes[0, 1].legend(fontsize=7, frameon=False)
+    axes[0, 1].axvline(whole, color="black", linestyle="--", linewidth=1)
+    axes[0, 1].set_title("dashed: with all terms", fontsize=9)
     for axis, label in zip(axes[0], ("rms force / kcal/mol/A", "MSE without the term / (kcal/mol/A)$^2$"), strict=True):
         axis.set_yticks(places, names)
         axis.set_xlabel(label, fontsize=9)

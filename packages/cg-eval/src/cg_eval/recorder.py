@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cg_eval")
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 
 
 class Recorder:

@@ -1,26 +1,21 @@
 """Many replicas of one chain, side by side in one flat graph, and their edges as positions move.
 
-Edges are rebuilt at every force evaluation from all pairs inside each replica: exact, with no skin, no box and no pair between
+Edges are found at every force evaluation from all pairs inside each replica: exact, with no skin, no box and no pair between
 replicas. Its cost is quadratic in the beads of one replica and linear in replicas, small beside a network on the edges for
-chains of up to about a thousand beads. Neighbours are counted every time, so an overflow of their budget is known.
+chains of up to about a thousand beads. Neighbours are counted every time, so an overflow of their budget is known. It is not
+small beside a prior: there all pairs of a short chain are edges, which is exact as well and needs no search.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
 
 from cg_data.contracts import Array, BeadGraph, Params
 from cg_data.topology import bonded_tuples
-
-EDGES_PER_CHUNK = 1536
-"""Edges that a CPU works on at a time: beyond, the intermediate arrays of a network leave its second-level cache."""
-
 
 TUPLE_FIELDS = ("bonds", "angles", "dihedrals", "bond_mask", "angle_mask", "dihedral_mask")
 
@@ -83,9 +78,25 @@ def make_replicas(n_replicas: int, species: Array, residue_index: Array, chain_i
     )
 
 
+def squared_distances(positions: Array) -> Array:
+    """Return [n_replicas, n_beads, n_beads] A^2; positions [n_replicas, n_beads, 3] A."""
+    # One component after the other: beads, not components, then fill the vector registers of a CPU.
+    differences = (positions[:, :, None, axis] - positions[:, None, :, axis] for axis in range(3))
+    return sum(difference * difference for difference in differences)
+
+
 def most_neighbours(positions: Array, cutoff_angstrom: float) -> Array:
     """Return the largest number of beads within the cutoff of any bead; positions [n_replicas, n_beads, 3] A."""
     return jnp.max(jnp.sum(_close(positions, cutoff_angstrom), axis=-1, dtype=jnp.int32))
+
+
+def all_pairs(n_replicas: int, n_beads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (senders, receivers, edge_mask) of the dense layout, each [n_replicas * n_beads, n_beads - 1]: every ordered pair."""
+    rows = np.arange(n_replicas * n_beads, dtype=np.int32)[:, None]
+    others = np.arange(n_beads - 1, dtype=np.int32)
+    own = rows % n_beads
+    senders = (rows - own + others + (others >= own)).astype(np.int32)
+    return senders, np.repeat(rows, n_beads - 1, axis=1), np.ones(senders.shape, bool)
 
 
 def edges_within(positions: Array, cutoff_angstrom: float, n_neighbours: int) -> tuple[Array, Array, Array]:
@@ -109,45 +120,28 @@ def replica_forces(
     replicas: Replicas,
     energy_and_forces: Callable[[Params, BeadGraph], tuple[Array, Array]],
     cutoff_angstrom: float,
-    n_neighbours: int,
-    devices: Sequence[Any] | None = None,
-) -> Callable[[Params, Array], tuple[Array, Array]]:
-    """Return (params, positions [n_replicas, n_beads, 3]) -> (energies [n_replicas] kcal/mol, forces like positions).
+    n_neighbours: int | None,
+) -> Callable[[Params, Array], tuple[Array, Array, Array]]:
+    """Return (params, positions [n_replicas, n_beads, 3]) -> (energies [n_replicas] kcal/mol, forces like positions, most).
 
-    Replicas are evaluated in chunks: on a CPU a few at a time, whose edges stay in its caches, elsewhere all; and chunks are
-    spread over `devices` (all of JAX's, by default), as many as divide them.
+    most: the most neighbours of a bead; above `n_neighbours`, edges were missing. n_neighbours None: all pairs are edges, for
+    energies that vanish beyond the cutoff by themselves, and most is 0.
     """
-    found = jax.local_devices() if devices is None else list(devices)
-    n_devices = max(n for n in range(1, min(len(found), replicas.n_replicas) + 1) if replicas.n_replicas % n == 0)
-    of_device = replicas.n_replicas // n_devices
-    most = max(1, EDGES_PER_CHUNK // max(1, replicas.n_beads * n_neighbours)) if found[0].platform == "cpu" else of_device
-    size = max(n for n in range(1, min(most, of_device) + 1) if of_device % n == 0)
-    chunk = dataclasses.replace(replicas, n_replicas=size)
 
-    def of_chunk(params: Params, positions: Array) -> tuple[Array, Array]:
-        graph = chunk.graph(positions, *edges_within(positions, cutoff_angstrom, n_neighbours))
-        # Tuples stay NumPy arrays: the prior is faster where it knows that they do not change.
-        tuples = {name: getattr(graph, name) for name in TUPLE_FIELDS}
-        energies, forces = energy_and_forces(params, dataclasses.replace(jax.tree.map(jnp.asarray, graph), **tuples))
-        return energies.reshape(positions.shape[:2]).sum(axis=1), forces.reshape(positions.shape)
-
-    def of_chunks(params: Params, positions: Array) -> tuple[Array, Array]:
-        return jax.lax.map(lambda x: of_chunk(params, x), positions)
-
-    mesh = Mesh(np.array(found[:n_devices]), ("replicas",))
-    over = PartitionSpec("replicas")
-    spread = jax.shard_map(of_chunks, mesh=mesh, in_specs=(PartitionSpec(), over), out_specs=over, check_vma=False)
-
-    def evaluate(params: Params, positions: Array) -> tuple[Array, Array]:
-        if size == replicas.n_replicas:
-            return of_chunk(params, positions)
-        energies, forces = (spread if n_devices > 1 else of_chunks)(params, positions.reshape(-1, size, *positions.shape[1:]))
-        return energies.reshape(-1), forces.reshape(positions.shape)
+    def evaluate(params: Params, positions: Array) -> tuple[Array, Array, Array]:
+        # Tuples, and edges that do not change, stay NumPy arrays: the prior is faster where it knows that.
+        if n_neighbours is None:
+            graph, most = replicas.graph(positions, *all_pairs(replicas.n_replicas, replicas.n_beads)), jnp.zeros((), jnp.int32)
+        else:
+            graph = replicas.graph(positions, *edges_within(positions, cutoff_angstrom, n_neighbours))
+            tuples = {name: getattr(graph, name) for name in TUPLE_FIELDS}
+            graph = dataclasses.replace(jax.tree.map(jnp.asarray, graph), **tuples)
+            most = most_neighbours(positions, cutoff_angstrom)
+        energies, forces = energy_and_forces(params, graph)
+        return energies.reshape(positions.shape[:2]).sum(axis=1), forces.reshape(positions.shape), most
 
     return evaluate
 
 
 def _close(positions: Array, cutoff_angstrom: float) -> Array:
-    difference = positions[:, :, None] - positions[:, None]
-    squared = jnp.sum(difference * difference, axis=-1)
-    return (squared < cutoff_angstrom**2) & ~jnp.eye(positions.shape[1], dtype=bool)
+    return (squared_distances(positions) < cutoff_angstrom**2) & ~np.eye(positions.shape[1], dtype=bool)

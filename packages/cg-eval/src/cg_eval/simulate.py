@@ -28,6 +28,10 @@ logger = logging.getLogger("cg_eval")
 
 NEIGHBOUR_MARGIN = 1.15
 """Room for neighbours of a bead, over the most seen."""
+EDGES_PER_CHUNK = 1536
+"""Edges of a network that a CPU works on at a time: beyond, its intermediate arrays leave the second-level cache."""
+PAIRS_PER_CHUNK = 6144
+"""Likewise for a prior, which has each pair once and fewer arrays."""
 
 
 def starting_frames(frames: BeadFrames, n_replicas: int, temperature_kelvin: float | None = None) -> BeadFrames:
@@ -205,20 +209,43 @@ class Runner:
         most = int(most_neighbours(positions, cutoff_angstrom))
         self.give_room(self._room_for(most), 0)
 
-    def _room_for(self, most: int) -> int:
-        return max(1, min(self.replicas.n_beads - 1, max(most, int(np.ceil(NEIGHBOUR_MARGIN * most)))))
+    def _room_for(self, most: int) -> int | None:
+        """Return the room for neighbours of a bead, or None: all pairs are edges."""
+        others = max(1, self.replicas.n_beads - 1)
+        room = max(1, min(others, max(most, int(np.ceil(NEIGHBOUR_MARGIN * most)))))
+        # A prior takes all pairs, each once, faster than half as many edges that move and come in both directions.
+        return None if self.config.part == "prior" and 2 * room >= others else room
 
-    def give_room(self, room: int, growths: int) -> None:
+    def _replicas_at_once(self) -> int:
+        """Return how many replicas fill the cache of a core; elsewhere all."""
+        import jax
+
+        if jax.default_backend() != "cpu":
+            return self.replicas.n_replicas
+        n_beads = self.replicas.n_beads
+        most = PAIRS_PER_CHUNK // (max(1, n_beads**2 // 2)) if self.room is None else EDGES_PER_CHUNK // (n_beads * self.room)
+        return max(1, most)
+
+    def give_room(self, room: int | None, growths: int) -> None:
         """Make the block of steps for `room` neighbours of a bead, after so many growths."""
         from cg_eval.dynamics import make_block
 
         self.room, self.growths = room, growths
-        self.block = make_block(self.replicas, self.masses, self.energy_and_forces, self.cutoff, self.room, self.check, self.integration)
+        self.block = make_block(
+            self.replicas,
+            self.masses,
+            self.energy_and_forces,
+            self.cutoff,
+            self.room,
+            self.check,
+            self.integration,
+            self._replicas_at_once(),
+        )
 
     def advance(self, motion: "Motion", n_steps: int) -> "Motion":
         """Return the motion `n_steps` steps later."""
         after = self.block(self.params, motion, n_steps)
-        while (most := int(after.most_neighbours)) > self.room:
+        while self.room is not None and (most := int(after.most_neighbours)) > self.room:
             logger.info("a bead has %d neighbours, room for %d: repeating the last block with more", most, self.room)
             self.give_room(self._room_for(most), self.growths + 1)
             after = self.block(self.params, motion, n_steps)

@@ -1,7 +1,6 @@
 """When a replica has left the physical range, why, and how many are left over time."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +8,7 @@ import pydantic
 
 from cg_data.configuration import Configuration
 from cg_data.contracts import Array
-
-if TYPE_CHECKING:
-    from cg_eval.replicas import Replicas
+from cg_eval.replicas import Replicas, squared_distances
 
 REASONS = ("not finite", "bond out of range", "angle out of range", "radius of gyration too large", "beads overlap")
 """What bit 0, 1, ... of a failure code means."""
@@ -31,7 +28,7 @@ class PhysicalRange(Configuration):
     """Between beads that are not neighbours along a segment."""
 
 
-def range_check(replicas: "Replicas", limits: PhysicalRange, starts: Array) -> Callable[[Array], Array]:
+def range_check(replicas: Replicas, limits: PhysicalRange, starts: Array) -> Callable[[Array], Array]:
     """Return positions [n_replicas, n_beads, 3] -> [n_replicas] int32 failure codes: 0 inside the range, else bits of `REASONS`.
 
     starts [n_replicas, n_beads, 3] A are the starting frames, which set the largest radius of gyration.
@@ -55,8 +52,7 @@ def range_check(replicas: "Replicas", limits: PhysicalRange, starts: Array) -> C
         bad_angle = (jnp.sum(first * second, axis=-1) > cosine_limit * norms).any(axis=1)
         offset = positions - positions.mean(axis=1, keepdims=True)
         bad_size = jnp.mean(jnp.sum(offset**2, axis=-1), axis=1) > largest_rg_squared
-        apart = jnp.sum((positions[:, :, None] - positions[:, None]) ** 2, axis=-1)
-        bad_overlap = ((apart < limits.smallest_distance_angstrom**2) & ~bonded).any(axis=(1, 2))
+        bad_overlap = ((squared_distances(positions) < limits.smallest_distance_angstrom**2) & ~bonded).any(axis=(1, 2))
         return sum(
             (bad.astype(jnp.int32) << bit for bit, bad in enumerate((~finite, bad_bond, bad_angle, bad_size, bad_overlap))),
             start=jnp.zeros(positions.shape[0], jnp.int32),
