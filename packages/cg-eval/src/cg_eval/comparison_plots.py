@@ -102,7 +102,8 @@ def plot_contacts(comparison: "Comparison", path: Path) -> None:
 
 def halves(upper_left: Array, lower_right: Array) -> np.ndarray:
     """Return [n, n]: two symmetric maps in one, as an image whose rows go upwards shows them."""
-    return np.where(np.tril(np.ones(np.shape(upper_left), bool)), upper_left, lower_right)
+    lower = np.tril(np.ones(np.shape(upper_left), bool))
+    return np.where(lower, np.asarray(upper_left), np.asarray(lower_right))
 
 
 def plot_flexibility(comparison: "Comparison", path: Path) -> None:

@@ -91,7 +91,7 @@ def most_neighbours(positions: Array, cutoff_angstrom: float) -> Array:
 
 
 def all_pairs(n_replicas: int, n_beads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (senders, receivers, edge_mask) of the dense layout, each [n_replicas * n_beads, n_beads - 1]: every ordered pair."""
+    """Return (senders, receivers, edge_mask) in rows, one for each bead, each [n_replicas * n_beads, n_beads - 1]: every ordered pair."""
     rows = np.arange(n_replicas * n_beads, dtype=np.int32)[:, None]
     others = np.arange(n_beads - 1, dtype=np.int32)
     own = rows % n_beads
