@@ -1,6 +1,9 @@
 """Replica-steps per second of cg-eval against the number of replicas, beside LAMMPS running one replica.
 
-    python benchmarks/simulate_replicas.py BUNDLE DATASET DOMAIN [DOMAIN ...] [--replicas 1 16 64] [--seconds 5] [--no-lammps]
+    python benchmarks/simulate_replicas.py BUNDLE DATASET DOMAIN [DOMAIN ...] [--replicas 1 16 64] [--seconds 5] [--part prior]
+        [--artifact FOLDER | --no-lammps]
+
+--artifact: where `cg-export stablehlo BUNDLE -o FOLDER` was run before; without, the bundle is exported first, which takes a minute.
 
 Every number is taken after compilation, from blocks of steps that fill `--seconds`; for each domain all rows come from one run,
 so the ratios do not depend on the machine's load of another hour.
@@ -21,6 +24,7 @@ from cg_eval.simulate import Runner, SimulateConfig, chain_masses, dataset_start
 from cg_models.bundle import load_bundle
 
 BLOCK_SECONDS = 0.5
+WARM_STEPS = 2
 
 
 def replica_steps_per_second(bundle, dataset, domain, n_replicas, seconds, part):
@@ -31,12 +35,10 @@ def replica_steps_per_second(bundle, dataset, domain, n_replicas, seconds, part)
     masses = chain_masses(bundle, start)
     runner = Runner(bundle.energy_fn(part), bundle.params, bundle.cutoff_angstrom, start, x, masses, config)
     motion = start_motion(x, masses, np.full(n_replicas, 348.0), 0, at_rest=False)
-    began = time.perf_counter()
-    motion = jax.block_until_ready(runner.advance(motion, 5))
-    for _ in range(2):
+    for _ in range(3):
         began = time.perf_counter()
-        motion = jax.block_until_ready(runner.advance(motion, 5))
-    block = max(5, int(5 * BLOCK_SECONDS / (time.perf_counter() - began)))
+        motion = jax.block_until_ready(runner.advance(motion, WARM_STEPS))
+    block = max(WARM_STEPS, int(WARM_STEPS * BLOCK_SECONDS / (time.perf_counter() - began)))
     rates = []
     finish = time.perf_counter() + seconds
     while time.perf_counter() < finish:
@@ -47,27 +49,28 @@ def replica_steps_per_second(bundle, dataset, domain, n_replicas, seconds, part)
 
 
 def export(bundle):
-    """Return a folder with the model as an artifact; the pair style is built, too."""
+    """Return the folder of the model as an artifact."""
     from cg_export.artifact import export_artifact
-    from cg_export.lammps.build import build_plugin
 
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp()) / "artifact"
     with jax.enable_x64(True):
-        export_artifact(bundle, folder / "artifact")
-    build_plugin()
+        export_artifact(bundle, folder)
     return folder
 
 
-def lammps_steps_per_second(folder, dataset, domain, n_steps):
-    """Return the steps per second of one LAMMPS process on the exported model."""
+def lammps_steps_per_second(artifact, dataset, domain, n_steps):
+    """Return the steps per second of one LAMMPS process on the exported model; the pair style is built where it is not."""
+    from cg_export.lammps.build import build_plugin
     from cg_export.lammps.input import LammpsConfig
     from cg_export.lammps.run import run_lammps
     from cg_export.lammps.system import frame_system
     from cg_export.lammps.write import write_lammps
 
+    build_plugin()
+    folder = Path(tempfile.mkdtemp()) / domain
     config = LammpsConfig(temperature_kelvin=348.0, timestep_femtoseconds=5.0, steps=n_steps, dump_every=10**6)
-    write_lammps(folder / "artifact", frame_system(dataset, domain, 0), folder / domain, config)
-    return run_lammps(folder / domain).steps_per_second
+    write_lammps(artifact, frame_system(dataset, domain, 0), folder, config)
+    return run_lammps(folder).steps_per_second
 
 
 def main():
@@ -79,9 +82,10 @@ def main():
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--part", default="full")
+    parser.add_argument("--artifact", type=Path)
     parser.add_argument("--no-lammps", action="store_true")
     options = parser.parse_args()
-    bundle, dataset, folder = load_bundle(options.bundle), open_dataset(options.dataset), None
+    bundle, dataset, artifact = load_bundle(options.bundle), open_dataset(options.dataset), options.artifact
     print(f"{'domain':<10}{'beads':>6}{'replicas':>9}{'replica-steps/s':>17}{'over one':>10}{'over LAMMPS':>13}")
     for domain in options.domains:
         n_beads = dataset.frames(domain).n_beads
@@ -92,8 +96,8 @@ def main():
                 print(f"# {n - alive} of {n} replicas left the physical range")
         lammps = None
         if not options.no_lammps:
-            folder = folder or export(bundle)
-            lammps = lammps_steps_per_second(folder, dataset, domain, max(50, int(options.seconds * rates[min(rates)])))
+            artifact = artifact or export(bundle)
+            lammps = lammps_steps_per_second(artifact, dataset, domain, max(50, int(options.seconds * rates[min(rates)])))
             print(f"{domain:<10}{n_beads:>6}{'LAMMPS 1':>9}{lammps:>17.0f}{lammps / rates[min(rates)]:>10.2f}{1.0:>13.2f}")
         for n, rate in rates.items():
             over = f"{rate / lammps:>13.2f}" if lammps else ""

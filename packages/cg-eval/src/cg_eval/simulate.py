@@ -28,7 +28,7 @@ logger = logging.getLogger("cg_eval")
 
 NEIGHBOUR_MARGIN = 1.15
 """Room for neighbours of a bead, over the most seen."""
-EDGES_PER_CHUNK = 1536
+EDGES_PER_CHUNK = 768
 """Edges of a network that a CPU works on at a time: beyond, its intermediate arrays leave the second-level cache."""
 PAIRS_PER_CHUNK = 6144
 """Likewise for a prior, which has each pair once and fewer arrays."""
