@@ -222,7 +222,7 @@ def _count(
         for group, start in enumerate(range(0, len(part), n_frames)):
             some, rows = part[start : start + n_frames], slice(group * n_beads, (group + 1) * n_beads)
             used[rows] = len(some)
-            # Copied first: turning numbers that are not in a core's cache takes several times as long.
+            # Copied first, so that each page is looked at once.
             x = np.array(mapped[start : start + len(some), table.order])
             if not np.isfinite(x).all():
                 _refuse(item, part)
