@@ -152,6 +152,15 @@ def test_blocks_and_stretches_do_not_change_a_histogram(trp_cage, chignolin, mon
         np.testing.assert_array_equal(part.counts, whole[name].counts)
 
 
+def test_a_pooled_histogram_is_the_sum_over_keys(trp_cage, chignolin):
+    (frames, species), (other, _) = trp_cage, chignolin
+    by_key, pooled = (accumulate([frames, other], TERM_NAMES, species, pooled=names) for names in ((), TERM_NAMES))
+    for name in TERM_NAMES:
+        assert pooled[name].keys == ("*",)
+        assert len(by_key[name].keys) > 1
+        np.testing.assert_array_equal(pooled[name].counts[:, 0], by_key[name].counts.sum(1))
+
+
 def test_the_order_of_beads_does_not_change_a_histogram(trp_cage, random):
     frames, species = trp_cage
     order = random.permutation(frames.n_beads)

@@ -12,7 +12,7 @@ from cg_data.errors import UserError, require
 from cg_data.mapped import Rows, as_slice
 from cg_data.store import Dataset
 from cg_priors.config import PriorConfig
-from cg_priors.fit_term import RowFit, fit_term
+from cg_priors.fit_term import RowFit, fit_term, needs_keys
 from cg_priors.histogram import Histogram, accumulate
 from cg_priors.linear import Row
 from cg_priors.parameters import TERM_NAMES, PriorParameters, Term
@@ -105,7 +105,8 @@ def fit_at(
 ) -> tuple[PriorParameters, dict[str, Histogram]]:
     """Return the prior of frames of one temperature and the histograms behind it."""
     wanted = [name for name in TERM_NAMES if getattr(config, name) is not None]
-    histograms = accumulate(frames, wanted, species_names, config.pair_frames)
+    pooled = [name for name in wanted if not needs_keys(getattr(config, name))]
+    histograms = accumulate(frames, wanted, species_names, config.pair_frames, pooled)
     terms: dict[str, Term] = {}
     arrays: dict[str, Row] = {}
     fits: dict[str, RowFit] = {}

@@ -65,10 +65,15 @@ def fit_term(name: str, options: Any, histogram: Histogram, temperature: float, 
     )
 
 
+def needs_keys(options: Any) -> bool:
+    """Return whether the rows of a term are told apart by residues."""
+    return bool(options.form == "cis_trans" or options.keys == "residue")
+
+
 def choose_rows(name: str, options: Any, histogram: Histogram) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return row name -> [n_blocks, n_bins] counts, the pooled row first, and a note of the keys that fell back to it."""
     rows = {POOLED: histogram.counts.sum(1)}
-    by_name = histogram.by_name() if options.form == "cis_trans" or options.keys == "residue" else {}
+    by_name = histogram.by_name() if needs_keys(options) else {}
     notes: dict[str, Any] = {}
     if options.form == "cis_trans":
         before_proline = [counts for key, counts in by_name.items() if key.endswith("-PRO")]

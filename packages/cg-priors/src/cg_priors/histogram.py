@@ -5,7 +5,7 @@ bounded memory; every number is checked in that pass, and a bootstrap resamples 
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from cg_data.topology import bonded_tuples
 from cg_priors import binning
 from cg_priors.binning import NOWHERE, chain_counter, pair_places
 from cg_priors.energy import EXCLUDED_SEPARATIONS, REPULSION_SEPARATION, sequence_separation
-from cg_priors.keys import KEY_COLUMNS, key_name
+from cg_priors.keys import KEY_COLUMNS, POOLED, key_name
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -81,17 +81,21 @@ def trajectory_blocks(frames: Sequence[BeadFrames], smallest_number: int = 10, l
 
 
 def accumulate(
-    frames: Sequence[BeadFrames], terms: Sequence[str], species_names: Sequence[str], pair_frames: int = 200
+    frames: Sequence[BeadFrames],
+    terms: Sequence[str],
+    species_names: Sequence[str],
+    pair_frames: int = 200,
+    pooled: Collection[str] = (),
 ) -> dict[str, Histogram]:
     """Return the histogram of each named term over all frames, which must share one temperature.
 
     Non-bonded distances are taken below 10 angstrom, of at most `pair_frames` evenly spaced frames of each block and domain.
-    Where frames carry weights, counts are sums of weights. A memory-mapped array's pages are given back as they are read. Raises
-    `UserError` where a position is not finite.
+    Terms in `pooled` have one key for all residues, `*`, which takes less memory and time. Where frames carry weights, counts are
+    sums of weights. A memory-mapped array's pages are given back as they are read. Raises `UserError` where a position is not finite.
     """
     blocks = trajectory_blocks(frames)
     n_blocks = 1 + max((int(block.max()) for block in blocks if len(block)), default=0)
-    tables = [Table.of(item, terms, species_names) for item in frames]
+    tables = [Table.of(item, terms, species_names, pooled) for item in frames]
     names = {term: sorted({name for table in tables for name in table.names[term]}) for term in terms}
     weighted = any(item.weight is not None for item in frames)
     counts = {term: np.zeros((n_blocks, len(names[term]), RANGES[term][2]), float if weighted else np.int64) for term in terms}
@@ -141,7 +145,7 @@ class Table:
     size: int
 
     @classmethod
-    def of(cls, item: BeadFrames, terms: Sequence[str], species_names: Sequence[str]) -> "Table":
+    def of(cls, item: BeadFrames, terms: Sequence[str], species_names: Sequence[str], pooled: Collection[str]) -> "Table":
         """Return the table of a domain."""
         order = np.lexsort((np.asarray(item.residue_index), np.asarray(item.chain_index)))
         place = np.argsort(order)
@@ -152,7 +156,10 @@ class Table:
         size = bonded_size = 0
         for term in sorted(terms, key=lambda name: name not in WIDTHS):
             tuples = _tuples(item, term)
-            all_names[term], keys = _keys(item, term, tuples, species_names)
+            keys = np.zeros(len(tuples), int)
+            all_names[term] = [POOLED] if len(tuples) else []
+            if term not in pooled:
+                all_names[term], keys = _keys(item, term, tuples, species_names)
             bins = RANGES[term][2] + 2
             first[term] = size
             size += bins * len(all_names[term])
@@ -215,7 +222,7 @@ def _count(
         for group, start in enumerate(range(0, len(part), n_frames)):
             some, rows = part[start : start + n_frames], slice(group * n_beads, (group + 1) * n_beads)
             used[rows] = len(some)
-            # Copied first: turning numbers that are not in a core's cache takes several times as long.
+            # Copied first, so that each page is looked at once.
             x = np.array(mapped[start : start + len(some), table.order])
             if not np.isfinite(x).all():
                 _refuse(item, part)

@@ -42,7 +42,8 @@ def histograms_at(prior: PriorParameters, frames: Sequence[BeadFrames]) -> dict[
     """Return the histograms of the prior's coordinates over frames at its temperature."""
     selected = at_temperature(frames, prior.temperature_kelvin)
     require(bool(selected), f"data: expected frames at the prior's {prior.temperature_kelvin:g} K, received none: give other data")
-    return accumulate(selected, list(prior.terms), prior.species_names)
+    pooled = [name for name, term in prior.terms.items() if len(term.rows) == 1]
+    return accumulate(selected, list(prior.terms), prior.species_names, pooled=pooled)
 
 
 def describe(prior: PriorParameters, histograms: dict[str, Histogram] | None = None) -> str:
