@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import yaml
 from cg_data.errors import UserError
 from cg_data.store import Dataset
 from cg_models.bundle import load_bundle
+from cg_train import gradient_stage
 from cg_train.config import TrainConfig
 from cg_train.metrics import read_metrics
 from cg_train.preemption import EXIT_REQUEUE, Stopped, note_signals_from_here
@@ -233,3 +235,32 @@ def test_a_checkpoint_of_version_1_goes_on_to_the_same_end(only_prior: Make, tmp
     ends = [load_bundle(result.bundle).params["prior"]["bond"]["length"] for result in (whole, resumed)]
     np.testing.assert_allclose(ends[1], ends[0], rtol=1e-6)
     assert resumed.metrics["step"] == whole.metrics["step"] == 30
+
+
+def test_a_step_is_begun_only_when_all_but_the_last_two_are_done(only_prior: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_step, to_host = gradient_stage.make_step, gradient_stage.to_host
+    begun: list[Any] = []
+    waited_for: list[Any] = []
+    under_way: list[int] = []
+
+    def counting(*arguments: Any) -> Any:
+        step = make_step(*arguments)
+
+        def counted(state: Any, batch: Any) -> Any:
+            under_way.append(len(begun) - len(waited_for))
+            state, stop = step(state, batch)
+            begun.append(stop)
+            return state, stop
+
+        return counted
+
+    def waiting(tree: Any) -> Any:
+        if any(tree is stop for stop in begun):
+            waited_for.append(tree)
+        return to_host(tree)
+
+    monkeypatch.setattr(gradient_stage, "make_step", counting)
+    monkeypatch.setattr(gradient_stage, "to_host", waiting)
+    run(only_prior(), tmp_path / "run")
+    assert len(begun) == 30
+    assert max(under_way) == 2
