@@ -106,7 +106,7 @@ class GradientStage:
         self.window_start = time.monotonic()
         asked: deque[Array] = deque()
         while self.progress.step < self.last_step:
-            another = len(asked) > STOP_LAG and float(to_host(asked.popleft())) > 0
+            another = len(asked) > STOP_LAG and bool(np.max(to_host(asked.popleft())) > 0)
             self.trainer.stop_if_asked(state, self.progress, another)
             try:
                 batch = next(batches)
