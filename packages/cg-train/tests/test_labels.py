@@ -130,7 +130,7 @@ def spring(params: dict, graph: BeadGraph) -> jax.Array:
 
 
 def packed(source: GraphSource, samples: list[int], loss: LossConfig) -> Batch:
-    budget, targets = plan_run_budget(source, [samples], 1, 0.05, True), Targets(source, None)
+    budget, targets = plan_run_budget(source, [samples], 1, 0.05), Targets(source, None)
     builder = BatchBuilder(source, lambda s, _: targets.example(s, loss), Sharding(1, 1, range(1)), budget, np.dtype(np.float64))
     return jax.tree.map(lambda array: array[0, 0], builder.build(samples, 0))
 

@@ -28,7 +28,7 @@ def network(params: dict, graph: BeadGraph) -> jax.Array:
 def batch(dataset: Dataset) -> Batch:
     source = GraphSource(dataset, select_frames(dataset, "train", DataConfig()), 7.0, 1.0)
     samples = [0, 40, 80]
-    budget, targets = plan_run_budget(source, [samples], 1, 0.05, True), Targets(source, None)
+    budget, targets = plan_run_budget(source, [samples], 1, 0.05), Targets(source, None)
     loss = TrainConfig(dataset="d", prior="p").loss
     builder = BatchBuilder(source, lambda s, _: targets.example(s, loss), Sharding(1, 1, range(1)), budget, np.dtype(np.float32))
     return builder.build(samples, 0)

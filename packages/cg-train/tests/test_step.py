@@ -40,7 +40,7 @@ found = {}
 for n_devices, n_parts in ((1, 1), (4, 1), (2, 2), (1, 4)):
     mesh = make_mesh("cpu", n_devices)
     sharding = sharding_of(mesh, n_parts)
-    budget = plan_run_budget(source, [samples], sharding.n_shards, 0.05, True)
+    budget = plan_run_budget(source, [samples], sharding.n_shards, 0.05)
     builder = BatchBuilder(source, lambda s, step: Example(source.graph(s), source.forces(s)), sharding, budget, np.dtype(np.float32))
     gradient = jax.jit(make_gradient(model.energy, config.loss, mesh))
     sums, grads = gradient(trained(params, "both"), params, put_batch(builder.build(samples, 0), mesh))
@@ -77,7 +77,7 @@ def spring(params: dict, graph: BeadGraph) -> jax.Array:
 
 def packed(dataset: Dataset, samples: list[int], room: float = 0.05) -> Batch:
     source = GraphSource(dataset, select_frames(dataset, "train", DataConfig()), 7.0, 1.0)
-    budget = plan_run_budget(source, [samples, samples * 2 if room > 1 else samples], 1, room, True)
+    budget = plan_run_budget(source, [samples, samples * 2 if room > 1 else samples], 1, room)
     builder = BatchBuilder(
         source, lambda s, _: Example(source.graph(s), source.forces(s)), Sharding(1, 1, range(1)), budget, np.dtype(np.float64)
     )
