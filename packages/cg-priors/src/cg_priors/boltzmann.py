@@ -36,23 +36,6 @@ def jacobian(term: str, x: np.ndarray) -> np.ndarray:
     return np.sin(x) if term == "angle" else np.ones_like(x)
 
 
-def fit_linear(
-    term: str,
-    basis: LinearBasis,
-    counts: np.ndarray,
-    centres: np.ndarray,
-    temperature_kelvin: float,
-    estimate: Estimate = "likelihood",
-    bandwidth: float = 0.0,
-    start: np.ndarray | None = None,
-) -> Row:
-    """Return the parameters of a linear form from the [n_bins] counts of its coordinate (`centres`, angstrom or radian).
-
-    start: as in `linear_coefficients`.
-    """
-    return basis.arrays(linear_coefficients(term, basis, counts, centres, temperature_kelvin, estimate, bandwidth, start))
-
-
 def linear_coefficients(
     term: str,
     basis: LinearBasis,
@@ -63,7 +46,7 @@ def linear_coefficients(
     bandwidth: float = 0.0,
     start: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the coefficients of a linear form, [m] kcal/mol; see `fit_linear`.
+    """Return the coefficients of a linear form, [m] kcal/mol, from the [n_bins] counts of its coordinate (`centres`, angstrom or radian).
 
     start [m]: coefficients for similar counts, from which the likelihood's maximum takes fewer steps; the maximum is the same.
     """

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cg_data.units import thermal_energy
-from cg_priors.boltzmann import fit_linear
+from cg_priors.boltzmann import linear_coefficients
 from cg_priors.linear import Confinement, LinearBasis, Row
 
 TYPICAL_LENGTH = 3.8
@@ -45,7 +45,8 @@ def fit_cis_trans(counts: np.ndarray, centres: np.ndarray, temperature_kelvin: f
     cis_count, trans_count = counts[is_cis].sum(), counts[~is_cis].sum()
 
     def well(chosen: np.ndarray) -> Row:
-        return fit_linear("bond", harmonic_basis(), np.where(chosen, counts, 0), centres, temperature_kelvin)
+        basis = harmonic_basis()
+        return basis.arrays(linear_coefficients("bond", basis, np.where(chosen, counts, 0), centres, temperature_kelvin))
 
     if trans_count < smallest_count:
         # All bonds are cis: the well that exists is the first one.

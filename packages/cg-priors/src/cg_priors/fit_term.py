@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cg_priors.boltzmann import choose_bandwidth, choose_order, fit_linear, linear_coefficients
+from cg_priors.boltzmann import choose_bandwidth, choose_order, linear_coefficients
 from cg_priors.config import PriorConfig, RepulsionConfig
 from cg_priors.fit_bending import fit_restricted, quartic_basis
 from cg_priors.fit_fourier import fourier_basis
@@ -127,12 +127,15 @@ def _linear(name: str, options: Any, centres: np.ndarray, blocks: np.ndarray, te
         notes |= {"estimate": "kde", "bandwidth": bandwidth, "bandwidth_chosen_by": "cross-validated likelihood"}
     estimate = notes["estimate"]
 
+    def coefficients(basis: LinearBasis, counts: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
+        return linear_coefficients(name, basis, counts, centres, temperature, estimate, bandwidth, start)
+
     @functools.cache
     def from_all(basis: LinearBasis) -> np.ndarray:
-        return linear_coefficients(name, basis, blocks.sum(0), centres, temperature, estimate, bandwidth)
+        return coefficients(basis, blocks.sum(0))
 
     def fit_from_all(basis: LinearBasis, counts: np.ndarray) -> Row:
-        return fit_linear(name, basis, counts, centres, temperature, estimate, bandwidth, from_all(basis))
+        return basis.arrays(coefficients(basis, counts, from_all(basis)))
 
     if options.form in ("fourier", "periodic"):
         make = functools.cache(fourier_basis if options.form == "fourier" else periodic_basis)
