@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 15
 """A process that is silent for so long counts as dead, and the others end."""
 CONNECT_SECONDS = 300
+FAREWELL_SECONDS = 3
+"""How long the first process, having failed, leaves the others to end by themselves."""
 AXIS = "data"
 BATCH_SPEC = PartitionSpec(None, AXIS)
 
@@ -89,6 +92,9 @@ def end_all(error: BaseException, exit_code: int) -> None:
     lines = [f"error: {' '.join(str(error).split())}"] if isinstance(error, UserError) else traceback.format_exception(error)
     sys.stderr.write("".join(f"{place} {line}\n" for line in "".join(lines).splitlines()))
     sys.stderr.flush()
+    if jax.process_index() == 0 and jax.process_count() > 1:
+        # The first takes the coordinator with it, at whose loss JAX aborts the others: an error that all found ends all by its code.
+        time.sleep(FAREWELL_SECONDS)
     os._exit(exit_code)
 
 
