@@ -12,7 +12,6 @@ from cg_data.store import Dataset
 from cg_train.config import DataConfig, StageConfig, TrainConfig
 from cg_train.frames import GraphSource, select_frames
 from cg_train.loader import Batch, BatchBuilder, Sharding, plan_run_budget
-from cg_train.precision import low_precision
 from cg_train.state import initial_state
 from cg_train.step import step_function
 from cg_train.targets import Targets
@@ -35,21 +34,6 @@ def batch(dataset: Dataset) -> Batch:
 
 
 PARAMS = {"backbone": {"w": np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 8)}}
-
-
-@pytest.mark.parametrize(("matmul", "bits"), [("bfloat16", 8), ("float16", 11)])
-def test_only_matrix_products_are_rounded(batch: Batch, matmul: str, bits: int) -> None:
-    graph = jax.tree.map(lambda array: array[0, 0], batch.graph)
-    exact, low = network(PARAMS, graph), low_precision(network, matmul)(PARAMS, graph)
-    difference = float(jnp.abs(exact - low).max())
-    assert 2.0 ** (-bits - 6) < difference < 30 * 2.0**-bits
-    assert low.dtype == exact.dtype
-
-    def geometry(params: dict, graph: BeadGraph) -> jax.Array:
-        return (graph.positions**2).sum(-1)
-
-    np.testing.assert_array_equal(low_precision(geometry, matmul)(PARAMS, graph), geometry(PARAMS, graph))
-    assert low_precision(network, "float32") is network
 
 
 def test_a_step_that_overflows_float16_is_left_out_and_the_scale_halved(batch: Batch) -> None:

@@ -10,12 +10,12 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from cg_data.contracts import Array, EnergyFn
+from cg_models.precision import low_precision
 from cg_train.config import AnyStage, LossConfig, StageConfig, TrainConfig
 from cg_train.distributed import AXIS
 from cg_train.loader import Batch
 from cg_train.loss import Sums, batch_sums, loss_value, term_scales
 from cg_train.optimizer import evaluation_params
-from cg_train.precision import low_precision
 from cg_train.state import TrainState, trained
 
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, Array]]

@@ -17,7 +17,8 @@ def low_precision(energy: EnergyFn, matmul: str) -> EnergyFn:
     """Return the energy with the operands of its matrix products rounded to `matmul` (float32: as it is).
 
     Products are accumulated in float32 and come out in the dtype they had. Derivatives are those of the rounded function, so the
-    products of forces and of the loss's gradient are rounded too. Inside loops (scan, while) nothing is changed.
+    products of forces and of the loss's gradient are rounded too. Geometry, envelopes, sums and parameters stay as they were; inside
+    loops (scan, while) nothing is changed.
     """
     if matmul == "float32":
         return energy
