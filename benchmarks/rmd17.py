@@ -20,6 +20,8 @@ import numpy as np
 MEV_PER_KCAL_PER_MOL = 43.36410
 ELEMENTS = {1: "H", 6: "C", 8: "O"}
 CUTOFF, ENVELOPE, BATCH, LEARNING_RATE, ENERGY_WEIGHT = 5.0, 5, 5, 0.01, 100.0
+FRESH_FORCES = 0.1
+"""Size of a fresh network's forces, as a share of those it learns: what cg-train begins with."""
 MACE = {"layers": 2, "num_features": 16, "max_ell": 2, "num_radial": 8, "correlation": 3, "readout": 16, "embed": 16}
 ALLEGRO = {"layers": 2, "num_features": 16, "l_max": 2, "num_radial": 8, "mlp_n_hidden": 64}
 PUBLISHED = {
@@ -106,7 +108,8 @@ def train_ours(options: argparse.Namespace, train: Frames, test: Frames) -> dict
     statistics = measure_statistics(graphs, [learned.forces], CUTOFF, len(species_names), train.energies)
     model = build_model(ModelConfig.parse(config, "benchmark"), species_names, None, statistics)
     sample = pack(graphs[:BATCH], budget)
-    params = match_force_scale(model, model.init(jax.random.key(options.seed)), sample, root_mean_square([learned.forces]))
+    fresh_rms = FRESH_FORCES * root_mean_square([learned.forces])
+    params = match_force_scale(model, model.init(jax.random.key(options.seed)), sample, fresh_rms)
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, options.steps))
     derive = energy_and_forces(model.energy)
 

@@ -198,11 +198,14 @@ def save_bundle(path: Path | str, bundle: Bundle, overwrite: bool = False) -> No
         require(
             bool(np.isfinite(value).all()), f"{path}: parameter {name} is not finite: the training diverged; keep an earlier checkpoint"
         )
+    model = bundle.config.to_dict()
+    # Whose code computes it is a matter of the machine it runs on.
+    model["backbone"].pop("kernels", None)
     document = {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
         "units": UNITS,
-        "model": bundle.config.to_dict(),
+        "model": model,
         "species_names": list(bundle.species_names),
         "statistics": bundle.statistics.to_dict(),
         "cutoff_angstrom": bundle.cutoff_angstrom,
@@ -223,12 +226,18 @@ def save_bundle(path: Path | str, bundle: Bundle, overwrite: bool = False) -> No
         (folder / "checksums.json").write_text(json.dumps(checksums, indent=1) + "\n")
 
 
-def load_bundle(path: Path | str) -> Bundle:
-    """Read a bundle and check it; `UserError` in one line for a folder that is not one, of another version, or damaged."""
+def load_bundle(path: Path | str, kernels: str | None = None) -> Bundle:
+    """Read a bundle and check it; `UserError` in one line for a folder that is not one, of another version, or damaged.
+
+    kernels: whose code computes the backbone, as in its configuration, where it leaves a choice.
+    """
     path = Path(path)
     document = _read_document(path)
     try:
-        config = ModelConfig.parse(document["model"], f"{path}/model.yaml: model")
+        model = document["model"]
+        if kernels is not None:
+            model = {**model, "backbone": {**model["backbone"], "kernels": kernels}}
+        config = ModelConfig.parse(model, f"{path}/model.yaml: model")
         statistics = ModelStatistics.parse(document["statistics"], f"{path}/model.yaml: statistics")
         species_names = tuple(str(name) for name in document["species_names"])
         dataset_info = document["dataset"]

@@ -120,7 +120,9 @@ def build_model(
     def init(key: Array) -> dict[str, Any]:
         params: dict[str, Any] = {}
         if transform is not None:
-            params["backbone"] = jax.jit(transform.init)(key, _example_graph(config.cutoff_angstrom))
+            # Each array of random numbers is half a second of optimization that a single call does not repay.
+            quick = None if isinstance(key, jax.core.Tracer) else {"xla_backend_optimization_level": 0}
+            params["backbone"] = jax.jit(transform.init, compiler_options=quick)(key, _example_graph(config.cutoff_angstrom))
         if prior is not None:
             params["prior"] = jax.tree.map(jnp.asarray, prior.arrays)
         return params

@@ -40,10 +40,10 @@ def weigh(x: Array, weights: Array) -> Array:
     return (x.reshape(-1, x.shape[-1]) @ weights).reshape(*x.shape[:-1], weights.shape[-1])
 
 
-def linear(parameter: Parameter, name: str, x: Array, width: int) -> Array:
-    """Return x W / sqrt(fan_in) without bias, [..., f] -> [..., width]; W starts standard normal."""
+def linear(parameter: Parameter, name: str, x: Array, width: int, fresh: float = 1.0) -> Array:
+    """Return x W / sqrt(fan_in) without bias, [..., f] -> [..., width]; W starts normal, with standard deviation `fresh`."""
     fan_in = x.shape[-1]
-    weights = parameter(name, (fan_in, width))
+    weights = parameter(name, (fan_in, width), fresh)
     return weigh(x, weights * jnp.asarray(1 / np.sqrt(fan_in), x.dtype))
 
 

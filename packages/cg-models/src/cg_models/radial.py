@@ -25,6 +25,11 @@ def bessel_basis(r: Array, n: int, cutoff: float) -> Array:
     return jnp.asarray(np.sqrt(2 / cutoff), r.dtype) * jnp.sin(frequencies * r[..., None]) / r[..., None]
 
 
+def basis_scale(cutoff: float) -> float:
+    """Return cutoff^(3/2) / 4: times this, the Bessel basis has about unit variance where most neighbours are."""
+    return cutoff**1.5 / 4
+
+
 def scaled_bessel_basis(r: Array, n: int, cutoff: float) -> Array:
-    """Return the Bessel basis times cutoff^(3/2) / 4, which has about unit variance where most neighbours are, [...] -> [..., n]."""
-    return bessel_basis(r, n, cutoff) * jnp.asarray(cutoff**1.5 / 4, r.dtype)
+    """Return the Bessel basis times `basis_scale`, [...] -> [..., n]."""
+    return bessel_basis(r, n, cutoff) * jnp.asarray(basis_scale(cutoff), r.dtype)

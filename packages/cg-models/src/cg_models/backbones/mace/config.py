@@ -13,7 +13,8 @@ class MaceConfig(Configuration):
     layers: interactions; num_features: channels of every irrep; hidden_l_max: highest degree that beads pass on (1: 0e + 1o);
     max_ell: highest degree of the spherical harmonics; num_radial: Bessel functions; correlation: product order, body order less
     one; readout: width of the last readout's hidden layer; embed: channels of the species embedding; mlp_n_hidden and
-    mlp_n_layers: width and hidden layers of the radial MLP; parity: O(3), or, where false, SO(3), which tells mirror images apart.
+    mlp_n_layers: width and hidden layers of the radial MLP; parity: O(3), or, where false, SO(3), which tells mirror images apart;
+    kernels: this package's own code, or NVIDIA's cuequivariance, meant for GPUs: same parameters, same numbers.
     """
 
     kind: Literal["mace"] = "mace"
@@ -28,6 +29,7 @@ class MaceConfig(Configuration):
     mlp_n_hidden: int = pydantic.Field(default=64, ge=1)
     mlp_n_layers: int = pydantic.Field(default=3, ge=1)
     parity: bool = True
+    kernels: Literal["own", "cuequivariance"] = "own"
 
     @pydantic.model_validator(mode="after")
     def _hidden_within_harmonics(self) -> "MaceConfig":

@@ -26,14 +26,14 @@ def mix(parameter: Parameter, name: str, x: Array, irreps: Irreps, width: int) -
     return jnp.concatenate([weigh(x[:, block], weights[n]) for n, block in enumerate(blocks(irreps))], 1)
 
 
-def mix_by_species(parameter: Parameter, name: str, x: Array, one_hot: Array, irreps: Irreps, width: int) -> Array:
+def mix_by_species(parameter: Parameter, name: str, x: Array, one_hot: Array, irreps: Irreps, width: int, fresh: float) -> Array:
     """Return a linear map of the channels with weights of each bead's species, [n_beads, dim, c] -> [n_beads, dim, width].
 
-    one_hot [n_beads, n_species]. One product with the weights of all species, of channels that are zero but for the bead's own,
-    is less work than a copy of its species' matrix for every bead.
+    one_hot [n_beads, n_species]; fresh: standard deviation of fresh weights. One product with the weights of all species, of channels
+    that are zero but for the bead's own, is less work than a copy of its species' matrix for every bead.
     """
     channels, n_species = x.shape[-1], one_hot.shape[-1]
-    weights = parameter(name, (n_species, len(irreps), channels, width)) * jnp.asarray(1 / np.sqrt(channels), x.dtype)
+    weights = parameter(name, (n_species, len(irreps), channels, width), fresh) * jnp.asarray(1 / np.sqrt(channels), x.dtype)
     spread = (x[:, :, None, :] * one_hot[:, None, :, None]).reshape(*x.shape[:2], n_species * channels)
     mixed = [weigh(spread[:, block], weights[:, n].reshape(-1, width)) for n, block in enumerate(blocks(irreps))]
     return jnp.concatenate(mixed, 1)
