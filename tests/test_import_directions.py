@@ -22,7 +22,7 @@ NEEDED_WITHOUT_IMPORT = {
 }
 
 # Names of one dependency that stand for the program or accelerator it brings, not for an import.
-EXTRAS_WITHOUT_IMPORT = {"cuda12", "cuda13"}
+EXTRAS_WITHOUT_IMPORT = {"cuda12", "cuda13", "cuequivariance-cuda12", "cuequivariance-cuda13"}
 
 
 def imported_modules(text: str) -> Iterator[str]:
