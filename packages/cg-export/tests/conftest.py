@@ -53,8 +53,8 @@ def _chain_system(segments: list[int], seed: int = 0) -> System:
     return make_system(names, np.concatenate(positions), residues, np.repeat(np.arange(len(segments)), segments).astype(np.int32))
 
 
-@pytest.fixture(scope="session")
-def prior() -> PriorParameters:
+def _fit_prior(**options: object) -> PriorParameters:
+    """Return a prior of random chains, which go everywhere: through straight angles too."""
     random = np.random.default_rng(1)
     n_beads, n_frames = 24, 300
     frames = BeadFrames(
@@ -66,7 +66,13 @@ def prior() -> PriorParameters:
         temperature=np.full(n_frames, TEMPERATURE_KELVIN, np.float32),
         trajectory=np.zeros(n_frames, np.int32),
     )
-    return fit([frames], PriorConfig(temperature_kelvin=TEMPERATURE_KELVIN, bootstrap_samples=0), RESIDUE_SPECIES)
+    config = PriorConfig.model_validate({"temperature_kelvin": TEMPERATURE_KELVIN, "bootstrap_samples": 0, **options})
+    return fit([frames], config, RESIDUE_SPECIES)
+
+
+@pytest.fixture(scope="session")
+def prior() -> PriorParameters:
+    return _fit_prior()
 
 
 def _make_bundle(prior: PriorParameters | None, **options: object) -> Bundle:
@@ -74,6 +80,12 @@ def _make_bundle(prior: PriorParameters | None, **options: object) -> Bundle:
     config = ModelConfig.model_validate({"mode": "hybrid", "backbone": SMALL_ALLEGRO, "precision": "float32", **options})
     model = build_model(config, RESIDUE_SPECIES, prior)
     return Bundle(config, RESIDUE_SPECIES, model.init(jax.random.key(3)), prior if config.mode != "backbone" else None)
+
+
+@pytest.fixture(scope="session")
+def restricted_bundle() -> Bundle:
+    """Return a bundle whose prior keeps angles off 0 and 180 degrees, where dihedrals and their forces jump."""
+    return _make_bundle(_fit_prior(angle={"form": "restricted"}))
 
 
 @pytest.fixture(scope="session")
