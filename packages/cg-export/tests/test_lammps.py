@@ -108,11 +108,11 @@ def test_langevin_keeps_the_chain_and_the_temperature(write: Write, chain_system
 
 
 def test_energy_drifts_by_less_than_1e_4_a_bead_in_100_000_steps(
-    write: Write, restricted_bundle: Bundle, chain_system: Callable[..., System]
+    write: Write, restricted_artifact: Path, chain_system: Callable[..., System]
 ) -> None:
     # An angle that reaches 180 degrees, as those of a random chain's own prior do, costs 1e-3 in a moment at any time step.
     options = {"steps": 100_000, "ensemble": "nve", "timestep_femtoseconds": 1.0, "minimise_steps": 20}
-    folder = write(chain_system([8], seed=3), model=restricted_bundle, **options)
+    folder = write(chain_system([8], seed=3), model=restricted_artifact, **options)
     run = run_lammps(folder)
     steps, total = run.thermo["Step"][-1001:], run.thermo["TotEng"][-1001:]
     assert steps[-1] - steps[0] == 100_000

@@ -48,7 +48,7 @@ GRAPH = jax.tree.map(jnp.asarray, chain_graph(random_chain(12)))
 
 
 def test_hybrid_is_prior_plus_backbone_in_energies_and_forces():
-    model, params = built("hybrid")
+    model, params = built("hybrid", precision="float64")
     full, prior, backbone = (jax.jit(energy_and_forces(model.energy_of(part)))(params, GRAPH) for part in ("full", "prior", "backbone"))
     for both, one, other in zip(full, prior, backbone, strict=True):
         np.testing.assert_allclose(both, one + other, rtol=1e-12, atol=1e-12)
