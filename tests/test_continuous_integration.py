@@ -103,7 +103,13 @@ def test_package_workflow_starts_on_a_change_in_anything_that_it_imports(package
             changed = f"packages/{other}/src/module.py"
             starts = any(fnmatch.fnmatch(changed, pattern) for pattern in paths)
             assert starts == (other in MAY_IMPORT[package] | {package}), f"{changed} and {package}"
-        for changed in ("uv.lock", "pyproject.toml", f".github/workflows/ci-{package}.yml", ".github/workflows/test-package.yml"):
+        for changed in (
+            "uv.lock",
+            "pyproject.toml",
+            "conftest.py",
+            f".github/workflows/ci-{package}.yml",
+            ".github/workflows/test-package.yml",
+        ):
             assert changed in paths
 
 
