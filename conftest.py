@@ -6,25 +6,28 @@ That holds for the processes of pytest itself. Programs that a test starts compi
 
 import importlib.util
 import os
+from collections.abc import Callable
 
 import pytest
 
-QUICK = {
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false",
-}
+
+def _quick(devices: int | None = None) -> dict[str, str]:
+    flags = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"]
+    if devices is not None:
+        flags.append(f"--xla_force_host_platform_device_count={devices}")
+    return {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": " ".join(flags)}
+
 
 if importlib.util.find_spec("jax") is not None:  # cg-data's own environment has none
-    before = dict(os.environ)
-    os.environ.update(QUICK)
-    import jax
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _quick().items():
+            patch.setenv(name, value)
+        import jax
 
-    jax.devices()  # reads the flags
-    os.environ.clear()
-    os.environ.update(before)
+        jax.devices()  # reads the flags
 
 
 @pytest.fixture(scope="session")
-def quick_compilation() -> dict[str, str]:
-    """Return the environment in which a program compiles as the tests' own processes do: the same numbers, bit for bit."""
-    return dict(QUICK)
+def quick_compilation() -> Callable[[int], dict[str, str]]:
+    """Return `quick_compilation(devices)`: the environment of a program that computes as the tests do, bit for bit."""
+    return _quick

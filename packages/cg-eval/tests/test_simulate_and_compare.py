@@ -116,8 +116,7 @@ def test_a_killed_simulation_goes_on_bit_for_bit_and_a_finished_one_is_not_repea
     options = ["n_steps=100", "save_every_steps=10", "n_replicas=4", "part=prior", "checkpoint_every_frames=3"]
     options += ["ensemble=tempering", "tempering_kelvin=[280,320]"]
     arguments = ["simulate", str(bundle_folder), str(dataset.path), "-o", str(tmp_path / "md"), "--domain", "one", *options]
-    flags = f"{quick_compilation['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
-    environment = {**os.environ, **quick_compilation, "JAX_ENABLE_X64": "1", "XLA_FLAGS": flags}
+    environment = {**os.environ, **quick_compilation(1), "JAX_ENABLE_X64": "1"}
     killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_ROWS, *arguments], env=environment, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert {path.name for path in (tmp_path / "md").iterdir()} == {"one.unfinished"}

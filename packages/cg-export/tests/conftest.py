@@ -85,8 +85,12 @@ def _make_bundle(prior: PriorParameters | None, **options: object) -> Bundle:
 @pytest.fixture(scope="session")
 def restricted_artifact(shared: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """Return an artifact for 8 beads whose prior keeps angles off 0 and 180 degrees, where dihedrals and their forces jump."""
-    bundle = _make_bundle(_fit_prior(angle={"form": "restricted"}))
-    return shared("restricted", lambda path: export_artifact(bundle, path, "float32", ladder=(Budget.of_beads(8, 8),)))
+
+    def export(path: Path) -> None:
+        bundle = _make_bundle(_fit_prior(angle={"form": "restricted"}))
+        export_artifact(bundle, path, "float32", ladder=(Budget.of_beads(8, 8),))
+
+    return shared("restricted", export)
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,6 @@ from cg_models.statistics import ModelStatistics
 from cg_models.testing import CUTOFF, SPECIES, chain_graph
 
 FIRST, SECOND = (0, 1, 3, 4), (0, 1, 2, 5)
-SEEN = 1e-7
-"""What a fresh network sees is at least as large as this; what it cannot see is 1e-12, the rounding of float64."""
 MACE = MaceConfig(layers=1, num_features=3, embed=2, num_radial=3, mlp_n_hidden=6, mlp_n_layers=1)
 ALLEGRO = AllegroConfig(layers=2, num_radial=3, num_features=3, mlp_n_hidden=8, mlp_n_layers=1)
 
@@ -35,11 +33,19 @@ def model_of(backbone):
     return build_model(config, SPECIES, None, ModelStatistics(avg_num_neighbors=4.0))
 
 
+def of_unit_weights(params):
+    """Fresh weights of mace by species and of its radial input are small; what they let it see would be too."""
+    (module,) = params["backbone"]
+    small = ("embed", "skip_0", "radial_0_0")
+    weights = params["backbone"][module]
+    return {"backbone": {module: {name: w / w.std() if name in small else w for name, w in weights.items()}}}
+
+
 @functools.cache
 def compiled(backbone):
     model = model_of(backbone)
     if getattr(backbone, "correlation", 3) == 3:
-        return jax.jit(model.energy), model.init(jax.random.key(2))
+        return jax.jit(model.energy), of_unit_weights(model.init(jax.random.key(2)))
     # A lower correlation has the first of the polynomials: one compiled network serves all, the others' weights at zero.
     energy, params = compiled(with_correlation(3))
     (module,) = params["backbone"]
@@ -73,13 +79,13 @@ def beyond_pairs(backbone, eighths):
 )
 def test_energies_of_body_order_two_are_sums_over_pairs(backbone):
     assert abs(beyond_pairs(backbone, FIRST)) < 1e-12
-    assert abs(central_energy(backbone, FIRST) - central_energy(backbone, FIRST, ())) > SEEN
+    assert abs(central_energy(backbone, FIRST) - central_energy(backbone, FIRST, ())) > 1e-3
 
 
 @pytest.mark.parametrize("backbone", [with_correlation(2), ALLEGRO], ids=["mace with correlation 2", "allegro"])
 def test_energies_of_body_order_three_see_angles(backbone):
-    assert abs(beyond_pairs(backbone, FIRST)) > SEEN
-    assert abs(central_energy(backbone, FIRST) - central_energy(backbone, (0, 2, 4, 6))) > SEEN
+    assert abs(beyond_pairs(backbone, FIRST)) > 1e-3
+    assert abs(central_energy(backbone, FIRST) - central_energy(backbone, (0, 2, 4, 6))) > 1e-3
 
 
 def test_mace_with_correlation_2_cannot_tell_environments_of_equal_triples():
@@ -89,4 +95,4 @@ def test_mace_with_correlation_2_cannot_tell_environments_of_equal_triples():
 
 @pytest.mark.parametrize("backbone", [with_correlation(3), ALLEGRO], ids=["mace with correlation 3", "allegro"])
 def test_higher_body_order_tells_environments_of_equal_triples(backbone):
-    assert abs(central_energy(backbone, FIRST) - central_energy(backbone, SECOND)) > SEEN
+    assert abs(central_energy(backbone, FIRST) - central_energy(backbone, SECOND)) > 1e-4

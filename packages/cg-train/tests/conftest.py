@@ -101,12 +101,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start(cache: Path, quick_compilation: dict[str, str]) -> Callable[..., subprocess.Popen[str]]:
-    """Start a Python program in a process of its own, in single precision as users run it."""
+def start(cache: Path, quick_compilation: Callable[[int], dict[str, str]]) -> Callable[..., subprocess.Popen[str]]:
+    """Start a Python program in a process of its own, in single precision as users run it; compiled as tests are."""
 
     def begin(code: str, *arguments: object, devices: int = 1, **environment: str) -> subprocess.Popen[str]:
-        flags = f"{quick_compilation['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-        settings = {**quick_compilation, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+        settings = {**quick_compilation(devices), "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(cache)}
         settings |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"}
         command = [sys.executable, "-c", code, *map(str, arguments)]
         return subprocess.Popen(
