@@ -55,7 +55,18 @@ def test_the_resolved_configuration_reads_back_equal(tmp_path):
 def test_a_bad_override_is_one_line_that_says_what_to_do(override, message):
     with pytest.raises(UserError, match=message) as caught:
         Outer.load(None, [override])
+    assert str(caught.value).startswith(f"override {override!r}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_the_file_is_named_for_what_it_says_and_the_override_for_what_it_says(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("inner: {temprature_kelvin: 320}\n")
+    with pytest.raises(UserError, match=r"^\S*c\.yaml: unknown key 'inner\.temprature_kelvin'"):
+        Outer.load(path, ["seed=1", "inner.temperature_kelvin=300"])
+    path.write_text("seed: 3\n")
+    with pytest.raises(UserError, match=r"^override 'seed=x': seed: "):
+        Outer.load(path, ["inner.temperature_kelvin=300", "seed=2", "seed=x"])
 
 
 def test_unreadable_configuration_files_are_named(tmp_path):

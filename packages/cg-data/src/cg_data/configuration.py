@@ -28,17 +28,18 @@ class Configuration(pydantic.BaseModel):
             values = read_yaml(path)
         for override in overrides:
             _apply_override(values, override)
-        return cls.parse(values, str(path) if path is not None else "configuration")
+        return cls.parse(values, str(path) if path is not None else "configuration", overrides)
 
     @classmethod
-    def parse(cls, values: Any, where: str) -> Self:
-        """Validate plain values; raise a one-line `UserError` naming `where` otherwise."""
+    def parse(cls, values: Any, where: str, overrides: Sequence[str] = ()) -> Self:
+        """Validate plain values; raise a one-line `UserError` otherwise, naming `where`, or the override that gave what is wrong."""
         if not isinstance(values, dict):
             raise UserError(f"{where}: expected a mapping of options, received {type(values).__name__}")
         try:
             return cls.model_validate(values)
         except pydantic.ValidationError as error:
-            raise UserError(f"{where}: {_explain(cls, error)}") from None
+            problem = _first_problem(error)
+            raise UserError(f"{_source(problem['loc'], overrides) or where}: {_explain(cls, problem)}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that `parse` reads back."""
@@ -78,10 +79,28 @@ def _apply_override(values: Any, override: str) -> None:
         raise UserError(f"override {override!r}: the value is not valid YAML") from None
 
 
-def _explain(model: type[pydantic.BaseModel], error: pydantic.ValidationError) -> str:
+def _first_problem(error: pydantic.ValidationError) -> Any:
     problems = error.errors(include_url=False)
     # A misspelled key may be why another one is missing.
-    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
+    return next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
+
+
+def _source(location: Sequence[int | str], overrides: Sequence[str]) -> str | None:
+    """Return which override gave the value at a location, None where none did."""
+    for override in reversed(overrides):
+        path = override.partition("=")[0].split(".")
+        if location and (_in_order(path, location) or _in_order(location, path)):
+            return f"override {override!r}"
+    return None
+
+
+def _in_order(some: Sequence[int | str], others: Sequence[int | str]) -> bool:
+    """Return whether all of some names occur among others in their order; locations also hold the names of variants."""
+    rest = iter(others)
+    return all(name in rest for name in some)
+
+
+def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
     location = [part for part in problem["loc"]]
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
