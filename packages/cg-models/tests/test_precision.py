@@ -5,7 +5,7 @@ import pytest
 
 from cg_data.contracts import BeadGraph
 from cg_models.config import ModelConfig
-from cg_models.forces import energy_and_forces
+from cg_models.forces import energy_and_forces, energy_forces_and_virial
 from cg_models.hybrid import build_model
 from cg_models.precision import low_precision
 from cg_models.statistics import ModelStatistics
@@ -55,3 +55,31 @@ def test_forces_of_every_backbone_are_within_a_few_roundings_in_bfloat16(graph: 
     error = np.sqrt(((low - exact) ** 2).mean() / (exact**2).mean())
     assert 1e-5 < error < 10 * 2.0**-8
     assert low.dtype == np.float32
+
+
+def products(jaxpr) -> list:
+    """The precision of every product of a traced program, those of inner functions included."""
+    found = []
+    for equation in jaxpr.eqns:
+        found += [equation.params["precision"]] if equation.primitive.name == "dot_general" else []
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr")):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                found += products(getattr(inner, "jaxpr", inner))
+    return found
+
+
+@pytest.mark.parametrize(("matmul", "expected"), [("float32", jax.lax.Precision.HIGHEST), ("tensorfloat32", jax.lax.Precision.DEFAULT)])
+@pytest.mark.parametrize("kind", SMALL)
+def test_no_product_is_rounded_by_a_gpu_unless_asked_for(graph: BeadGraph, kind: str, matmul: str, expected: jax.lax.Precision) -> None:
+    config = ModelConfig.parse({"mode": "backbone", "cutoff_angstrom": CUTOFF, "backbone": {"kind": kind, **SMALL[kind]}}, "test")
+    model = build_model(config, SPECIES, None, ModelStatistics(avg_num_neighbors=6.0))
+    derive = energy_forces_and_virial(low_precision(model.energy, matmul), 1)
+
+    def loss(params: dict) -> jax.Array:
+        _, forces, virials = derive(params, graph)
+        return (forces**2).sum() + (virials**2).sum()
+
+    found = products(jax.make_jaxpr(jax.grad(loss))(jax.eval_shape(model.init, jax.random.key(0))).jaxpr)
+    assert len(found) > 20
+    of_strain = [(jax.lax.Precision.HIGHEST,) * 2]  # positions and shifts are never rounded
+    assert set(found) - set(of_strain) == {(expected,) * 2} - set(of_strain)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cg_data.contracts import Array, BeadGraph, EnergyFn, Params
+from cg_models.precision import FULL
 
 EnergyAndForces = Callable[[Params, BeadGraph], tuple[Array, Array]]
 EnergyForcesAndVirial = Callable[[Params, BeadGraph], tuple[Array, Array, Array]]
@@ -43,10 +44,10 @@ def energy_forces_and_virial(energy_fn: EnergyFn, n_frames: int) -> EnergyForces
             xx, yy, zz, yz, xz, xy = (voigt * jnp.array([1, 1, 1, 0.5, 0.5, 0.5], voigt.dtype)).T
             strain = jnp.stack([jnp.stack([xx, xy, xz], -1), jnp.stack([xy, yy, yz], -1), jnp.stack([xz, yz, zz], -1)], -2)
             of_bead = strain[graph.frame]
-            changed = {"positions": positions + jnp.einsum("bi,bij->bj", positions, of_bead)}
+            changed = {"positions": positions + jnp.einsum("bi,bij->bj", positions, of_bead, precision=FULL)}
             if graph.shifts is not None:
                 shifts = graph.shifts.astype(positions.dtype)
-                changed["shifts"] = shifts + jnp.einsum("...i,...ij->...j", shifts, of_bead[graph.receivers])
+                changed["shifts"] = shifts + jnp.einsum("...i,...ij->...j", shifts, of_bead[graph.receivers], precision=FULL)
             energies = energy_fn(params, dataclasses.replace(graph, **changed))
             return energies.sum(), energies
 

@@ -16,6 +16,7 @@ from cg_models.config import ModelConfig
 from cg_models.forces import energy_and_forces
 from cg_models.graph import flat
 from cg_models.memory import keep_freed_memory
+from cg_models.precision import full_precision
 from cg_models.shell import backbone_transform
 from cg_models.statistics import ModelStatistics
 from cg_priors.energy import prior_energy_terms
@@ -78,7 +79,8 @@ class Model:
         return {name: energy_and_forces(lambda p, g, name=name: terms(p, g)[name])(params, graph)[1] for name in names}
 
     def _terms_of(self, parts: tuple[str, ...], params: Params, graph: BeadGraph) -> Terms:
-        terms = {name: value for part in parts for name, value in self._parts[part](params, graph).items()}
+        with full_precision():
+            terms = {name: value for part in parts for name, value in self._parts[part](params, graph).items()}
         return {name: jnp.where(graph.bead_mask, value, 0).astype(graph.positions.dtype) for name, value in terms.items()}
 
 

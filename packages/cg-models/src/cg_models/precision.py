@@ -1,6 +1,7 @@
-"""Matrix products of an energy in a lower precision, whatever network it is, while everything else stays as it was."""
+"""How exactly matrix products of an energy are computed, whatever network it is, while everything else stays as it was."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -10,19 +11,28 @@ from jax.extend.core.primitives import dot_general_p
 
 from cg_data.contracts import Array, BeadGraph, EnergyFn, Params
 
+FULL = jax.lax.Precision.HIGHEST
+"""Products in the precision of their operands. JAX's default lets a GPU round float32 operands to TensorFloat-32, 10 bits."""
 INLINED = ("jit", "pjit", "closed_call", "custom_vjp_call", "remat2", "checkpoint")
+
+
+def full_precision() -> AbstractContextManager[None]:
+    """Return a context in which products, and those of their derivatives, are traced to be computed in full."""
+    context: AbstractContextManager[None] = jax.default_matmul_precision("highest")
+    return context
 
 
 def low_precision(energy: EnergyFn, matmul: str) -> EnergyFn:
     """Return the energy with the operands of its matrix products rounded to `matmul` (float32: as it is).
 
+    tensorfloat32 is left to the device's products of float32: Nvidia's GPUs since Ampere round so, a CPU not at all.
     Products are accumulated in float32 and come out in the dtype they had. Derivatives are those of the rounded function, so the
     products of forces and of the loss's gradient are rounded too. Geometry, envelopes, sums and parameters stay as they were; inside
     loops (scan, while) nothing is changed.
     """
     if matmul == "float32":
         return energy
-    dtype = jnp.dtype(matmul)
+    dtype = jnp.dtype("float32" if matmul == "tensorfloat32" else matmul)
 
     def evaluate(params: Params, graph: BeadGraph) -> Array:
         leaves, structure = jax.tree.flatten((params, graph))
@@ -54,5 +64,6 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], dty
 
 def _product(a: Array, b: Array, parameters: dict[str, Any], dtype: jnp.dtype) -> Array:
     wanted = parameters["preferred_element_type"] or jnp.result_type(a, b)
-    product = jax.lax.dot_general(a.astype(dtype), b.astype(dtype), parameters["dimension_numbers"], preferred_element_type=jnp.float32)
-    return product.astype(wanted)
+    rounded = (x.astype(dtype) for x in (a, b))
+    dimensions, precision = parameters["dimension_numbers"], jax.lax.Precision.DEFAULT
+    return jax.lax.dot_general(*rounded, dimensions, precision, preferred_element_type=jnp.float32).astype(wanted)

@@ -7,6 +7,7 @@ edges' are transposed in between; on CPU that costs more than the products. Reve
 import jax
 
 from cg_data.contracts import Array
+from cg_models.precision import FULL
 
 
 @jax.custom_vjp
@@ -28,7 +29,7 @@ def product_nt(a: Array, b: Array) -> Array:
 
 
 def _product(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
-    return jax.lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((0,), (0,))))
+    return jax.lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((0,), (0,))), FULL)
 
 
 product_tn.defvjp(lambda a, b: (product_tn(a, b), (a, b)), lambda saved, g: (product_nt(saved[1], g), product_nn(saved[0], g)))

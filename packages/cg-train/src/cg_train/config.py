@@ -218,8 +218,8 @@ class EnergyReferenceConfig(Configuration):
 class MixedPrecisionConfig(Configuration):
     """The arithmetic of matrix products in the training step; geometry, sums, energies and parameters stay as they are."""
 
-    matmul: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Operands are rounded to it, products added up in float32. Validation is always in full precision."""
+    matmul: Literal["float32", "tensorfloat32", "bfloat16", "float16"] = "float32"
+    """Operands are rounded to it, products added up in float32; tensorfloat32 on GPUs alone. Validation is always in full precision."""
     initial_loss_scale: Rate = 32768.0
     """float16 only: gradients are computed of the loss times this, which is halved where they overflow."""
     growth_steps: Positive = 2000

@@ -56,7 +56,7 @@ augmentation:
 frames_per_batch: 32        # of one step, over all devices together
 gradient_accumulation: 1    # parts of a batch, one after the other, to save memory
 mixed_precision:
-  matmul: float32           # float32, bfloat16, float16: operands of matrix products in the training step
+  matmul: float32           # float32, tensorfloat32, bfloat16, float16: operands of matrix products in the training step
   initial_loss_scale: 32768.0 # float16: halved where gradients overflow
   growth_steps: 2000        # float16: doubled after so many steps without
 ema_decay: 0.99             # average of the parameters for validation and bundle; null: none
