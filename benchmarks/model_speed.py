@@ -1,6 +1,6 @@
 """How fast are mace and allegro beside mace-torch and nequip-allegro? Ratios within one run.
 
-    python benchmarks/model_speed.py [--mace-torch PYTHON] [--nequip-allegro PYTHON] [--only mace|allegro] [--rounds 3]
+    python benchmarks/model_speed.py [--mace-torch PYTHON] [--nequip-allegro PYTHON] [--only mace|allegro] [--rounds 3] [--together]
 
 The peers need exclusive versions of e3nn, so each has an environment of its own, given by its interpreter:
 
@@ -11,19 +11,25 @@ A peer that is not given is named as missing. All sides get the same packed bead
 10 angstrom on average, 20 species), float32, the same irreps, layers and radial basis, and as many threads; they run alternately,
 and the table holds medians over all rounds. Training: energies, forces, loss of both, gradient by the parameters, Adam. MD:
 energies and forces. Where a peer offers torch.compile its faster way counts, and is named.
+
+Where there is a GPU all sides use it. Then `--together` compiles everything at once before the first measurement, and columns say how
+much of the device's memory each way took at most, for 1,000 beads, and how many floating-point operations XLA counts in our program.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
 import itertools
 import json
 import os
 import platform
+import select
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -87,30 +93,44 @@ def write_case(path, n_frames, n_beads):
 
 
 class Side:
-    """One process that measures; the driver asks it for numbers of seconds, line by line."""
+    """One process that measures; the driver asks it for numbers of seconds, line by line, and waits `patience` seconds at most."""
 
-    def __init__(self, command, environment):
+    def __init__(self, command, environment, patience):
+        self.patience = patience
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
         )
 
     def ask(self, **question):
-        """Return the answer; raises where the process died."""
+        """Return the answer; raises where the process died or did not answer."""
         self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
+        if not select.select([self.process.stdout], [], [], self.patience)[0]:
+            self.process.kill()
+            raise RuntimeError(f"no answer within {self.patience:.0f} s")
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.process.args}: ended without an answer")
+            raise RuntimeError("its process ended, perhaps for want of memory")
         return json.loads(line)
 
     def close(self):
         """End the process."""
-        self.process.stdin.close()
-        self.process.wait(60)
+        if self.process.poll() is None:
+            self.process.stdin.close()
+            self.process.wait(60)
+
+
+@dataclasses.dataclass
+class Timed:
+    """What is measured: a function that returns when its work is done, the most bytes of a GPU held, operations of one call."""
+
+    run: Callable
+    peak_bytes: Callable = lambda: None
+    operations: float | None = None
 
 
 def serve(prepare):
-    """Answer questions on the standard input: `prepare(way, case, what)` returns a function without arguments that is timed."""
+    """Answer questions on the standard input: `prepare(way, case, what)` returns what is timed."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     ready = {}
@@ -121,14 +141,14 @@ def serve(prepare):
             if key not in ready:
                 ready[key] = prepare(*key)
                 for _ in range(2):
-                    ready[key]()
-            seconds = []
+                    ready[key].run()
+            timed, seconds = ready[key], []
             started = time.perf_counter()
             while len(seconds) < question["least"] or time.perf_counter() - started < question["seconds"]:
                 before = time.perf_counter()
-                ready[key]()
+                timed.run()
                 seconds.append(time.perf_counter() - before)
-            answer = {"seconds": seconds}
+            answer = {"seconds": seconds, "bytes": timed.peak_bytes(), "operations": timed.operations}
         except Exception as error:  # noqa: BLE001 - whatever fails in another library is reported, not raised
             answer = {"error": f"{type(error).__name__}: {error}"[:300]}
         answers.write(json.dumps(answer) + "\n")
@@ -158,7 +178,7 @@ def load_graph(path, layout):
 
 
 def prepare_ours(way, case, what):
-    """Return the timed function; way: BACKBONE LAYOUT."""
+    """Return what is timed; way: BACKBONE LAYOUT [OPTION ...], options being `cuequivariance` and a precision of products."""
     import jax
     import optax
 
@@ -167,18 +187,32 @@ def prepare_ours(way, case, what):
     from cg_models.forces import energy_and_forces
     from cg_models.graph import frame_sum
     from cg_models.hybrid import build_model
+    from cg_models.precision import low_precision
     from cg_models.statistics import ModelStatistics
 
-    kind, layout = way.split()
+    kind, layout, *options = way.split()
+    backbone = {**BACKBONES[kind], **({"kernels": "cuequivariance"} if "cuequivariance" in options else {})}
     graph, data = load_graph(case, layout)
-    config = ModelConfig.parse({"mode": "backbone", "cutoff_angstrom": CUTOFF, "backbone": BACKBONES[kind]}, "benchmark")
+    config = ModelConfig.parse({"mode": "backbone", "cutoff_angstrom": CUTOFF, "backbone": backbone}, "benchmark")
     model = build_model(config, tuple(RESIDUE_SPECIES), None, ModelStatistics(avg_num_neighbors=float(NEIGHBOURS)))
     graph = jax.tree.map(jax.numpy.asarray, graph)
     params = model.init(jax.random.key(0))
-    evaluate = energy_and_forces(model.energy)
+    matmul = next((option for option in options if option != "cuequivariance"), "float32")
+    evaluate = energy_and_forces(low_precision(model.energy, matmul))
+
+    def timed(run, step, *arguments):
+        def peak_bytes():
+            return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+        if "cuequivariance" in options:  # calls of its kernels are not counted
+            return Timed(run, peak_bytes)
+        cpu = jax.devices("cpu")[0]  # a GPU's client counts nothing
+        counted = step.lower(*jax.device_put(arguments, cpu)).cost_analysis()
+        return Timed(run, peak_bytes, counted["flops"])
+
     if what == "md":
-        run = jax.jit(evaluate)
-        return lambda: jax.block_until_ready(run(params, graph))
+        forces_of = jax.jit(evaluate)
+        return timed(lambda: jax.block_until_ready(forces_of(params, graph)), forces_of, params, graph)
     forces, energies = jax.numpy.asarray(data["forces"]), jax.numpy.asarray(data["energies"])
     optimizer = optax.adam(1e-6)
 
@@ -194,46 +228,116 @@ def prepare_ours(way, case, what):
 
     now = {"params": params, "state": optimizer.init(params)}
 
-    def timed():
+    def run():
         now["params"], now["state"], value = step(now["params"], now["state"])
         value.block_until_ready()
 
-    return timed
+    return timed(run, step, params, now["state"])
 
 
 @dataclasses.dataclass
 class Way:
-    """A row's candidate: which side runs it, and the name that the side knows it by."""
+    """A row's candidate: the process that runs it, and the name that the process knows it by."""
 
     side: Side
     name: str
     seconds: list = dataclasses.field(default_factory=list)
+    bytes: int | None = None
+    operations: float | None = None
     error: str = ""
 
+    def measure(self, case, what, seconds, least):
+        """Let it run for a while; what fails once is left out from then on."""
+        if self.error:
+            return
+        try:
+            answer = self.side.ask(way=self.name, case=str(case), what=what, seconds=seconds, least=least)
+        except (RuntimeError, BrokenPipeError) as error:
+            answer = {"error": str(error)}
+        self.error = answer.get("error", "")
+        self.seconds += answer.get("seconds", [])
+        self.bytes, self.operations = answer.get("bytes"), answer.get("operations")
 
-def measure(ways, case, what, rounds, seconds):
-    """Let every way run in turn, several rounds; what fails is left out from then on."""
-    for _ in range(rounds):
-        for way in ways:
-            if not way.error:
-                try:
-                    answer = way.side.ask(way=way.name, case=str(case), what=what, seconds=seconds, least=2)
-                except (RuntimeError, BrokenPipeError):
-                    answer = {"error": "its process ended, perhaps for want of memory"}
-                way.error = answer.get("error", "")
-                way.seconds += answer.get("seconds", [])
+    @property
+    def milliseconds(self):
+        """The median."""
+        return 1000 * statistics.median(self.seconds)
+
+
+@dataclasses.dataclass
+class Row:
+    """A line of the table: what is compared, our ways and the peer's."""
+
+    backbone: str
+    what: str
+    label: str
+    case: Path
+    own: list
+    peers: list
+
+    def prepare(self):
+        """Compile every way."""
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(lambda way: way.measure(self.case, self.what, 0, 0), self.own + self.peers))
+
+    def measure(self, rounds, seconds):
+        """Let every way run in turn, several rounds, and end the processes."""
+        for _ in range(rounds):
+            for way in self.own + self.peers:
+                way.measure(self.case, self.what, seconds, 2)
+        for way in self.own + self.peers:
+            way.side.close()
+
+    def describe(self):
+        """Return the table's line, and say on the standard error what every way took."""
+        n_beads = CASES[self.label][0] * CASES[self.label][1]
+        for way in self.own + self.peers:
+            name = f"{self.backbone} {self.what} {self.label}: {way.name}"
+            if way.error or not way.seconds:
+                print(f"{name} failed: {way.error}", file=sys.stderr)
+                continue
+            memory = f", {way.bytes / n_beads / 1e3:.1f} MB per 1,000 beads" if way.bytes else ""
+            rate = f", {way.operations / way.milliseconds / 1e9:.2f} TFLOP/s" if way.operations else ""
+            print(f"{name} {way.milliseconds:.2f} ms{memory}{rate}", file=sys.stderr, flush=True)
+        ours, theirs = (best(ways) for ways in (self.own, self.peers))
+        cells = [self.backbone, self.what, self.label]
+        cells += [ours.name.removeprefix(self.backbone).strip(), f"{ours.milliseconds:.2f}"] if ours else ["failed", ""]
+        cells += [f"{PEERS[self.backbone]} {theirs.name}", f"{theirs.milliseconds:.2f}"] if theirs else ["missing", ""]
+        cells.append(f"{theirs.milliseconds / ours.milliseconds:.2f}" if ours and theirs else "")
+        return f"| {' | '.join(cells)} |"
 
 
 def best(ways):
-    """Return (median milliseconds, name) of the fastest way, or None."""
-    found = [(1000 * statistics.median(way.seconds), way.name) for way in ways if way.seconds and not way.error]
-    return min(found) if found else None
+    """Return the fastest way, or None."""
+    found = [way for way in ways if way.seconds and not way.error]
+    return min(found, key=lambda way: way.milliseconds) if found else None
 
 
 def processor():
     """Return the name of the processor."""
     names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def table_rows(options, folder, environment):
+    """Yield the rows that the options ask for; each way of a row has a process of its own, started here."""
+    for backbone, what, label in itertools.product(BACKBONES, options.what, options.cases):
+        if options.only not in (None, backbone):
+            continue
+
+        def ways(names, *command):
+            return [Way(Side(list(command), environment, options.patience), name) for name in names]
+
+        own = [f"{backbone} {way}" for way in options.ours if backbone == "mace" or "cuequivariance" not in way]
+        python = getattr(options, PEERS[backbone].replace("-", "_"))
+        yield Row(
+            backbone,
+            what,
+            label,
+            Path(folder) / f"{label}.npz",
+            ways(own, sys.executable, __file__, "--serve"),
+            ways(options.peer_ways if python else (), python, str(HERE / "model_speed_peers.py"), backbone),
+        )
 
 
 def main():
@@ -243,10 +347,12 @@ def main():
     parser.add_argument("--only", choices=("mace", "allegro"))
     parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES))
     parser.add_argument("--what", nargs="+", choices=("training", "md"), default=("training", "md"))
-    parser.add_argument("--ours", nargs="+", default=("rows",), help="layouts of ours: flat, rows")
+    parser.add_argument("--ours", nargs="+", default=("rows",), help='"flat" or "rows", and options: "rows cuequivariance bfloat16"')
     parser.add_argument("--peer-ways", nargs="+", default=("eager", "compiled"))
+    parser.add_argument("--together", action="store_true", help="compile all rows at once, then measure; for GPUs")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.5, help="least time of each round of each way")
+    parser.add_argument("--patience", type=float, default=600, help="longest time of an answer, compilation included, seconds")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -255,39 +361,21 @@ def main():
         return
     # glibc gives large arrays back to the system after every step, and then pays for each page anew; no side has to here.
     kept = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_ARENA_MAX": "1"}
-    environment = {"OMP_NUM_THREADS": str(options.threads), **kept}
+    # JAX would take most of a GPU's memory at its start, and leave none to the other sides.
+    environment = {"OMP_NUM_THREADS": str(options.threads), "XLA_PYTHON_CLIENT_PREALLOCATE": "false", **kept}
     print(f"{processor()}, {os.cpu_count()} processors, {options.threads} threads, float32; median of {options.rounds} rounds\n")
     with tempfile.TemporaryDirectory() as folder:
         for label in options.cases:
             write_case(Path(folder) / f"{label}.npz", *CASES[label])
-        print("| backbone | step | beads | ours, ms | peer | peer, ms | peer / ours |\n|---|---|---|---|---|---|---|")
-        for backbone in BACKBONES:
-            if options.only not in (None, backbone):
-                continue
-            python = getattr(options, PEERS[backbone].replace("-", "_"))
-            for what, label in itertools.product(options.what, options.cases):
-                case = Path(folder) / f"{label}.npz"
-                # Each row has processes of its own: kept memory of all sizes at once would not fit.
-                ours = Side([sys.executable, __file__, "--serve"], environment)
-                sides = [ours]
-                own = [Way(ours, f"{backbone} {layout}") for layout in options.ours]
-                peers = []
-                if python is not None:
-                    sides.append(Side([python, str(HERE / "model_speed_peers.py"), backbone], environment))
-                    peers = [Way(sides[1], way) for way in options.peer_ways]
-                try:
-                    measure(own + peers, case, what, options.rounds, options.seconds)
-                finally:
-                    for side in sides:
-                        side.close()
-                fastest, peer = best(own), best(peers)
-                for way in own + peers:
-                    if way.error:
-                        print(f"{backbone} {what} {label}: {way.name} failed: {way.error}", file=sys.stderr)
-                    elif way.seconds:
-                        print(f"{backbone} {what} {label}: {way.name} {1000 * statistics.median(way.seconds):.1f} ms", file=sys.stderr)
-                their = f"{PEERS[backbone]} {peer[1]} | {peer[0]:.1f} | {peer[0] / fastest[0]:.2f}" if peer else "missing | |"
-                print(f"| {backbone} | {what} | {label} | {fastest[0]:.1f} | {their} |", flush=True)
+        print("| backbone | step | beads | ours | ms | peer | ms | peer / ours |\n|---|---|---|---|---|---|---|---|")
+        rows = table_rows(options, folder, environment)
+        if options.together:
+            rows = list(rows)
+            with concurrent.futures.ThreadPoolExecutor(len(rows)) as pool:
+                list(pool.map(Row.prepare, rows))
+        for row in rows:  # otherwise one at a time: memory kept for all sizes at once would not fit
+            row.measure(options.rounds, options.seconds)
+            print(row.describe(), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,15 @@ os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
 
 import numpy as np
 import torch
-from model_speed import ALLEGRO, CUTOFF, MACE, N_SPECIES, NEIGHBOURS, serve
+from model_speed import ALLEGRO, CUTOFF, MACE, N_SPECIES, NEIGHBOURS, Timed, serve
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def tensors(path):
     """Return the arrays of a case as tensors."""
     with np.load(path) as file:
-        return {name: torch.tensor(file[name]) for name in file.files}
+        return {name: torch.tensor(file[name], device=DEVICE) for name in file.files}
 
 
 def mace_model():
@@ -53,17 +55,17 @@ def mace_side(way, data, what):
     """Return (model, `() -> (energies of frames, forces)`)."""
     from mace.tools import compile as mace_compile
 
-    model = mace_compile.prepare(mace_model)() if way == "compiled" else mace_model()
+    model = (mace_compile.prepare(mace_model)() if way == "compiled" else mace_model()).to(DEVICE)
     n_frames = len(data["energies"])
     inputs = {
         "positions": data["positions"],
         "node_attrs": torch.nn.functional.one_hot(data["species"].long(), N_SPECIES).float(),
         "edge_index": torch.stack([data["senders"], data["receivers"]]).long(),
-        "shifts": torch.zeros(len(data["senders"]), 3),
-        "unit_shifts": torch.zeros(len(data["senders"]), 3),
-        "cell": torch.zeros(3 * n_frames, 3),
+        "shifts": torch.zeros(len(data["senders"]), 3, device=DEVICE),
+        "unit_shifts": torch.zeros(len(data["senders"]), 3, device=DEVICE),
+        "cell": torch.zeros(3 * n_frames, 3, device=DEVICE),
         "batch": data["frame"].long(),
-        "ptr": torch.cat([torch.zeros(1, dtype=torch.long), torch.cumsum(torch.bincount(data["frame"]), 0)]),
+        "ptr": torch.cat([torch.zeros(1, dtype=torch.long, device=DEVICE), torch.cumsum(torch.bincount(data["frame"]), 0)]),
     }
     run = torch.compile(model) if way == "compiled" else model
     if what == "md":
@@ -107,7 +109,7 @@ def allegro_side(way, data, what):
         readout_mlp_hidden_layers_depth=1,
         readout_mlp_hidden_layers_width=width,
         avg_num_neighbors=float(NEIGHBOURS),
-    )
+    ).to(DEVICE)
     model.train(what == "training")
     inputs = {
         "atom_types": data["species"].long(),
@@ -127,11 +129,11 @@ def allegro_side(way, data, what):
 
 
 def prepare(way, case, what):
-    """Return the timed function."""
+    """Return what is timed."""
     data = tensors(case)
     model, evaluate = {"mace": mace_side, "allegro": allegro_side}[sys.argv[1]](way, data, what)
     if what == "md":
-        return evaluate
+        return timed(evaluate)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-6)
 
     def step():
@@ -141,7 +143,18 @@ def prepare(way, case, what):
         loss.backward()
         optimizer.step()
 
-    return step
+    return timed(step)
+
+
+def timed(step):
+    """Return a step that waits for the device."""
+
+    def run():
+        step()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+
+    return Timed(run, torch.cuda.max_memory_allocated if DEVICE == "cuda" else lambda: None)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,11 @@ FRESH_FORCES = 0.1
 """Size of a fresh network's forces, as a share of those it learns: what cg-train begins with."""
 MACE = {"layers": 2, "num_features": 16, "max_ell": 2, "num_radial": 8, "correlation": 3, "readout": 16, "embed": 16}
 ALLEGRO = {"layers": 2, "num_features": 16, "l_max": 2, "num_radial": 8, "mlp_n_hidden": 64}
+WIDE = {
+    "mace": {**MACE, "num_features": 64, "embed": 64},
+    "allegro": {**ALLEGRO, "layers": 3, "num_features": 32, "mlp_n_hidden": 128},
+}
+"""For a GPU."""
 PUBLISHED = {
     "ethanol": "published (arXiv 2206.07697), 1,000 frames: MACE 2.1 meV/A and 0.4 meV, Allegro 2.1 and 0.4",
     "aspirin": "published (arXiv 2206.07697), 1,000 frames: MACE 6.6 meV/A and 2.2 meV, Allegro 7.3 and 2.3",
@@ -103,7 +108,7 @@ def train_ours(options: argparse.Namespace, train: Frames, test: Frames) -> dict
     learned, unseen = contract(train), contract(test)
     graphs, test_graphs = graphs_of(learned), graphs_of(unseen)
     budget = plan_budget(graphs + test_graphs, BATCH, rows=True)
-    sizes = {"mace": MACE, "allegro": ALLEGRO}[options.backbone]
+    sizes = (WIDE if options.wide else {"mace": MACE, "allegro": ALLEGRO})[options.backbone]
     config = {"mode": "backbone", "cutoff_angstrom": CUTOFF, "envelope_exponent": ENVELOPE, "backbone": {"kind": options.backbone, **sizes}}
     statistics = measure_statistics(graphs, [learned.forces], CUTOFF, len(species_names), train.energies)
     model = build_model(ModelConfig.parse(config, "benchmark"), species_names, None, statistics)
@@ -244,6 +249,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--molecule", choices=sorted(PUBLISHED), default="ethanol")
     parser.add_argument("--backbone", choices=["mace", "allegro", "mace-torch"], default="mace")
+    parser.add_argument("--wide", action="store_true", help="more channels than the peer is given")
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
@@ -256,7 +262,7 @@ def main() -> None:
     train = dataclasses.replace(train, **{name: getattr(train, name)[: options.frames] for name in ("positions", "forces", "energies")})
     test = load(options.data, options.molecule, "test", mean)
     run = train_peer if options.backbone == "mace-torch" else train_ours
-    chosen = {name: getattr(options, name) for name in ("molecule", "backbone", "frames", "seed")}
+    chosen = {name: getattr(options, name) for name in ("molecule", "backbone", "wide", "frames", "seed")}
     print(json.dumps({**chosen, "of_steps": options.steps, **run(options, train, test)}), flush=True)
     print(PUBLISHED[options.molecule])
 
