@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,8 @@ import pytest
 from cg_data.contracts import BeadGraph
 from cg_models.config import ModelConfig
 from cg_models.forces import energy_and_forces, energy_forces_and_virial
-from cg_models.hybrid import build_model
+from cg_models.graph import flat, in_rows
+from cg_models.hybrid import Model, build_model
 from cg_models.precision import low_precision
 from cg_models.statistics import ModelStatistics
 from cg_models.testing import CUTOFF, SPECIES, chain_graph, random_chain
@@ -23,6 +26,11 @@ SMALL = {
 @pytest.fixture(scope="module")
 def graph() -> BeadGraph:
     return chain_graph(random_chain(12).astype(np.float32))
+
+
+def built(kind: str) -> Model:
+    config = ModelConfig.parse({"mode": "backbone", "cutoff_angstrom": CUTOFF, "backbone": {"kind": kind, **SMALL[kind]}}, "test")
+    return build_model(config, SPECIES, None, ModelStatistics(avg_num_neighbors=6.0))
 
 
 def network(params: dict, graph: BeadGraph) -> jax.Array:
@@ -47,8 +55,7 @@ def test_only_matrix_products_are_rounded(graph: BeadGraph, matmul: str, bits: i
 
 @pytest.mark.parametrize("kind", SMALL)
 def test_forces_of_every_backbone_are_within_a_few_roundings_in_bfloat16(graph: BeadGraph, kind: str) -> None:
-    config = ModelConfig.parse({"mode": "backbone", "cutoff_angstrom": CUTOFF, "backbone": {"kind": kind, **SMALL[kind]}}, "test")
-    model = build_model(config, SPECIES, None, ModelStatistics(avg_num_neighbors=6.0))
+    model = built(kind)
     params = model.init(jax.random.key(0))
     energies = (model.energy, low_precision(model.energy, "bfloat16"))
     exact, low = (np.asarray(jax.jit(energy_and_forces(energy))(params, graph)[1]) for energy in energies)
@@ -68,18 +75,29 @@ def products(jaxpr) -> list:
     return found
 
 
-@pytest.mark.parametrize(("matmul", "expected"), [("float32", jax.lax.Precision.HIGHEST), ("tensorfloat32", jax.lax.Precision.DEFAULT)])
+@pytest.mark.parametrize("layout", [flat, in_rows])
 @pytest.mark.parametrize("kind", SMALL)
-def test_no_product_is_rounded_by_a_gpu_unless_asked_for(graph: BeadGraph, kind: str, matmul: str, expected: jax.lax.Precision) -> None:
-    config = ModelConfig.parse({"mode": "backbone", "cutoff_angstrom": CUTOFF, "backbone": {"kind": kind, **SMALL[kind]}}, "test")
-    model = build_model(config, SPECIES, None, ModelStatistics(avg_num_neighbors=6.0))
-    derive = energy_forces_and_virial(low_precision(model.energy, matmul), 1)
+def test_a_gpu_rounds_no_product_of_float32(graph: BeadGraph, kind: str, layout: Callable[[BeadGraph], BeadGraph]) -> None:
+    model = built(kind)
+    derive = energy_forces_and_virial(model.energy, 1)
 
     def loss(params: dict) -> jax.Array:
-        _, forces, virials = derive(params, graph)
+        _, forces, virials = derive(params, layout(graph))
         return (forces**2).sum() + (virials**2).sum()
 
     found = products(jax.make_jaxpr(jax.grad(loss))(jax.eval_shape(model.init, jax.random.key(0))).jaxpr)
     assert len(found) > 20
-    of_strain = [(jax.lax.Precision.HIGHEST,) * 2]  # positions and shifts are never rounded
-    assert set(found) - set(of_strain) == {(expected,) * 2} - set(of_strain)
+    assert set(found) == {(jax.lax.Precision.HIGHEST,) * 2}
+
+
+@pytest.mark.parametrize("layout", [flat, in_rows])
+@pytest.mark.parametrize(("kind", "of_harmonics"), [("allegro", 2), ("mace", 2), ("painn", 0), ("pair", 0)])
+def test_low_precision_reaches_every_product_but_those_of_spherical_harmonics(
+    graph: BeadGraph, kind: str, of_harmonics: int, layout: Callable[[BeadGraph], BeadGraph]
+) -> None:
+    model = built(kind)
+    arguments = jax.eval_shape(model.init, jax.random.key(0)), layout(graph)
+    found = products(jax.make_jaxpr(low_precision(model.energy, "tensorfloat32"))(*arguments).jaxpr)
+    assert len(found) == len(products(jax.make_jaxpr(model.energy)(*arguments).jaxpr)) > 5
+    assert found.count((jax.lax.Precision.HIGHEST,) * 2) == of_harmonics
+    assert found.count((jax.lax.Precision.DEFAULT,) * 2) == len(found) - of_harmonics

@@ -27,8 +27,8 @@ def low_precision(energy: EnergyFn, matmul: str) -> EnergyFn:
 
     tensorfloat32 is left to the device's products of float32: Nvidia's GPUs since Ampere round so, a CPU not at all.
     Products are accumulated in float32 and come out in the dtype they had. Derivatives are those of the rounded function, so the
-    products of forces and of the loss's gradient are rounded too. Geometry, envelopes, sums and parameters stay as they were; inside
-    loops (scan, while) nothing is changed.
+    products of forces and of the loss's gradient are rounded too. Geometry, with its spherical harmonics, envelopes, sums and parameters
+    stay as they were; inside loops (scan, while) nothing is changed.
     """
     if matmul == "float32":
         return energy
@@ -50,7 +50,7 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], dty
 
     for equation in jaxpr.eqns:
         operands = [read(atom) for atom in equation.invars]
-        inner = equation.params.get("jaxpr") if equation.primitive.name in INLINED else None
+        inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr")) if equation.primitive.name in INLINED else None
         if equation.primitive is dot_general_p and jnp.issubdtype(operands[0].dtype, jnp.floating):
             results = [_product(operands[0], operands[1], equation.params, dtype)]
         elif isinstance(inner, ClosedJaxpr):
@@ -64,6 +64,5 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], dty
 
 def _product(a: Array, b: Array, parameters: dict[str, Any], dtype: jnp.dtype) -> Array:
     wanted = parameters["preferred_element_type"] or jnp.result_type(a, b)
-    rounded = (x.astype(dtype) for x in (a, b))
-    dimensions, precision = parameters["dimension_numbers"], jax.lax.Precision.DEFAULT
-    return jax.lax.dot_general(*rounded, dimensions, precision, preferred_element_type=jnp.float32).astype(wanted)
+    a, b, dimensions = a.astype(dtype), b.astype(dtype), parameters["dimension_numbers"]
+    return jax.lax.dot_general(a, b, dimensions, jax.lax.Precision.DEFAULT, preferred_element_type=jnp.float32).astype(wanted)
