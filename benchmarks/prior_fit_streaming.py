@@ -2,6 +2,7 @@
 
     uv run benchmarks/prior_fit_streaming.py                       # 1,000,000 frames x 100 beads: 1.2 GB of positions
     uv run benchmarks/prior_fit_streaming.py --frames 50000 --keys residue
+    uv run benchmarks/prior_fit_streaming.py --disk 250 500 1000   # MB/s that the disk is held to; root, blkio of cgroup version 1
 
 Writes a dataset folder of ten domains, five trajectories each, into a temporary folder: walks with protein-like bonds, angles and
 dihedrals, the same two thousand conformations over and over in another order. Files are taken out of the page cache before each
@@ -12,6 +13,7 @@ is the faster of one before and one after.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +124,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--beads", type=int, default=100)
     parser.add_argument("--keys", choices=("pooled", "residue"), default="pooled")
+    parser.add_argument("--disk", type=int, nargs="+", default=[0], help="MB/s that the disk is held to; 0: as it is")
     parser.add_argument("--folder", type=Path, help="Keep the data set here, and use it where it is there.")
     options = parser.parse_args()
     kept = options.folder
@@ -131,29 +135,56 @@ def main() -> None:
             write(data, options.frames, options.beads)
         size = sum(file.stat().st_size for file in data.rglob("*.npy"))
         subprocess.run([sys.executable, "-c", "import cg_priors.report, scipy.optimize"], check=True, env=environment(folder))
-        read = bare_read(data)
-        found = {}
-        for n_cores in sorted({1, len(os.sched_getaffinity(0))}):
-            forget(data)
-            found[n_cores] = run_fit(data, folder, options.keys, n_cores)
-        read = min(read, bare_read(data))
+        print(f"{options.frames:,} frames x {options.beads} beads, {size / 1e9:.2f} GB on disk, keys {options.keys}")
+        print(
+            "| disk, MB/s | bare read | cores | open | pass over the frames, s (core-ns per bead) | all after | sum | sum / bare read "
+            "| processor time | peak memory |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|---|")
+        for rate in options.disk:
+            with held_disk(data, rate):
+                compare(data, folder, options, size)
     finally:
         if kept is None:
             shutil.rmtree(folder)
-    frames = found[1]["frames"]
-    print(f"{frames:,} frames x {options.beads} beads, {size / 1e9:.2f} GB on disk, keys {options.keys}")
-    print(f"bare read of the files: {read:.2f} s ({size / read / 1e9:.2f} GB/s)")
-    print(
-        "| cores | open | pass over the frames, s (core-ns per bead) | all after | sum | sum / bare read | processor time | peak memory |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+
+
+def compare(data: Path, folder: Path, options: argparse.Namespace, size: int) -> None:
+    """Print the rows of one speed of the disk."""
+    read = bare_read(data)
+    found = {}
+    for n_cores in sorted({1, len(os.sched_getaffinity(0))}):
+        forget(data)
+        found[n_cores] = run_fit(data, folder, options.keys, n_cores)
+    read = min(read, bare_read(data))
     for n_cores, one in found.items():
         total = one["open"] + one["pass"] + one["fits"]
-        per_bead = 1e9 * one["pass_cpu"] / frames / options.beads
+        per_bead = 1e9 * one["pass_cpu"] / one["frames"] / options.beads
         print(
-            f"| {n_cores} | {one['open']:.2f} s | {one['pass']:.2f} ({per_bead:.0f}) | {one['fits']:.2f} s | {total:.2f} s "
-            f"| {total / read:.2f} | {one['cpu']:.2f} s | {one['peak']:.2f} GB |"
+            f"| {size / read / 1e6:.0f} | {read:.2f} s | {n_cores} | {one['open']:.2f} s | {one['pass']:.2f} ({per_bead:.0f}) "
+            f"| {one['fits']:.2f} s | {total:.2f} s | {total / read:.2f} | {one['cpu']:.2f} s | {one['peak']:.2f} GB |",
+            flush=True,
         )
+
+
+@contextlib.contextmanager
+def held_disk(path: Path, megabytes_per_second: int) -> Iterator[None]:
+    """Hold this process and those it starts to a rate of reading from the disk of a folder; 0: no limit."""
+    if not megabytes_per_second:
+        yield
+        return
+    root = Path("/sys/fs/cgroup/blkio")
+    group = root / "prior-fit-streaming"
+    device = path.stat().st_dev
+    group.mkdir(exist_ok=True)
+    try:
+        limit = f"{os.major(device)}:{os.minor(device)} {megabytes_per_second * 10**6}"
+        (group / "blkio.throttle.read_bps_device").write_text(limit)
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        yield
+    finally:
+        (root / "cgroup.procs").write_text(str(os.getpid()))
+        group.rmdir()
 
 
 def environment(folder: Path) -> dict[str, str]:
