@@ -301,7 +301,7 @@ class Row:
             print(f"{name} {way.milliseconds:.2f} ms{memory}{rate}", file=sys.stderr, flush=True)
         ours, theirs = (best(ways) for ways in (self.own, self.peers))
         cells = [self.backbone, self.what, self.label]
-        cells += [ours.name.removeprefix(self.backbone).strip(), f"{ours.milliseconds:.2f}"] if ours else ["failed", ""]
+        cells += [ours.name.removeprefix(self.backbone).strip(), f"{ours.milliseconds:.2f}"] if ours else ["missing", ""]
         cells += [f"{PEERS[self.backbone]} {theirs.name}", f"{theirs.milliseconds:.2f}"] if theirs else ["missing", ""]
         cells.append(f"{theirs.milliseconds / ours.milliseconds:.2f}" if ours and theirs else "")
         return f"| {' | '.join(cells)} |"
@@ -347,8 +347,8 @@ def main():
     parser.add_argument("--only", choices=("mace", "allegro"))
     parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=tuple(CASES))
     parser.add_argument("--what", nargs="+", choices=("training", "md"), default=("training", "md"))
-    parser.add_argument("--ours", nargs="+", default=("rows",), help='"flat" or "rows", and options: "rows cuequivariance bfloat16"')
-    parser.add_argument("--peer-ways", nargs="+", default=("eager", "compiled"))
+    parser.add_argument("--ours", nargs="*", default=("rows",), help='"flat" or "rows", and options: "rows cuequivariance bfloat16"')
+    parser.add_argument("--peer-ways", nargs="*", default=("eager", "compiled"))
     parser.add_argument("--together", action="store_true", help="compile all rows at once, then measure; for GPUs")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.5, help="least time of each round of each way")

@@ -74,14 +74,12 @@ def mean_errors(energies: np.ndarray, forces: np.ndarray, test: Frames) -> dict[
 # --- ours
 
 
-def train_ours(options: argparse.Namespace, train: Frames, test: Frames) -> dict[str, float] | None:
-    """Train a backbone and return its errors; None where time ran out before the last step."""
+def train_ours(options: argparse.Namespace, train: Frames, test: Frames) -> dict[str, float]:
+    """Train a backbone and return its errors, also where time ran out before the last step."""
     import jax
     import jax.numpy as jnp
     import optax
 
-    from cg_data.contracts import BeadFrames
-    from cg_data.topology import frame_graph
     from cg_models.config import ModelConfig
     from cg_models.forces import energy_and_forces
     from cg_models.graph import frame_sum, pack, plan_budget
@@ -91,30 +89,15 @@ def train_ours(options: argparse.Namespace, train: Frames, test: Frames) -> dict
     kinds = sorted(set(train.charges))
     species_names = tuple(ELEMENTS[kind] for kind in kinds)
     atoms = len(train.charges)
-
-    def contract(frames: Frames) -> BeadFrames:
-        # Every atom is a segment of its own, so nothing is bonded.
-        index = np.arange(atoms, dtype=np.int32)
-        n = len(frames.positions)
-        species = np.array([kinds.index(kind) for kind in frames.charges], np.int32)
-        arrays = {"temperature": np.full(n, 500, np.float32), "trajectory": np.zeros(n, np.int32)}
-        positions, forces = frames.positions.astype(np.float32), frames.forces.astype(np.float32)
-        made = BeadFrames(positions=positions, forces=forces, species=species, residue_index=index * 0, chain_index=index, **arrays)
-        return made.check("rMD17")
-
-    def graphs_of(frames: BeadFrames) -> list:
-        return [frame_graph(x, frames.species, frames.residue_index, frames.chain_index, CUTOFF) for x in frames.positions]
-
-    learned, unseen = contract(train), contract(test)
-    graphs, test_graphs = graphs_of(learned), graphs_of(unseen)
+    graphs, test_graphs = (graphs_of(frames, kinds) for frames in (train, test))
     budget = plan_budget(graphs + test_graphs, BATCH, rows=True)
     sizes = (WIDE if options.wide else {"mace": MACE, "allegro": ALLEGRO})[options.backbone]
     config = {"mode": "backbone", "cutoff_angstrom": CUTOFF, "envelope_exponent": ENVELOPE, "backbone": {"kind": options.backbone, **sizes}}
-    statistics = measure_statistics(graphs, [learned.forces], CUTOFF, len(species_names), train.energies)
+    forces, energies = train.forces.astype(np.float32), train.energies.astype(np.float32)
+    statistics = measure_statistics(graphs, [forces], CUTOFF, len(species_names), train.energies)
     model = build_model(ModelConfig.parse(config, "benchmark"), species_names, None, statistics)
-    sample = pack(graphs[:BATCH], budget)
-    fresh_rms = FRESH_FORCES * root_mean_square([learned.forces])
-    params = match_force_scale(model, model.init(jax.random.key(options.seed)), sample, fresh_rms)
+    fresh_rms = FRESH_FORCES * root_mean_square([forces])
+    params = match_force_scale(model, model.init(jax.random.key(options.seed)), pack(graphs[:BATCH], budget), fresh_rms)
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, options.steps))
     derive = energy_and_forces(model.energy)
 
@@ -131,35 +114,45 @@ def train_ours(options: argparse.Namespace, train: Frames, test: Frames) -> dict
         updates, state = optimizer.update(jax.grad(loss)(params), state)
         return optax.apply_updates(params, updates), state
 
-    state, first, clock = optimizer.init(params), 0, 0.0
-    saved = options.out / "state.npz"
-    if saved.exists():
-        with np.load(saved) as file:
-            leaves, shape = jax.tree.flatten((params, state))
-            params, state = jax.tree.unflatten(shape, [jnp.asarray(file[str(n)]) for n in range(len(leaves))])
-            first, clock = int(file["step"]), float(file["clock"])
-    energies = train.energies.astype(np.float32)
+    first, clock, (params, state) = restored(options.out / "state.npz", (params, optimizer.init(params)))
     started = time.perf_counter()
     done = options.steps
     for number in range(first, options.steps):
         chosen = batch_of(number, options.frames, options.seed)
         batch = pack([graphs[frame] for frame in chosen], budget)
-        params, state = step(params, state, batch, learned.forces[chosen].reshape(-1, 3), energies[chosen])
+        params, state = step(params, state, batch, forces[chosen].reshape(-1, 3), energies[chosen])
         if time.perf_counter() - started > 60 * options.minutes:
             done = number + 1
             break
     jax.block_until_ready(params)
     clock += time.perf_counter() - started
     leaves = jax.tree.leaves((params, state))
-    np.savez(saved, step=done, clock=clock, **{str(n): np.asarray(leaf) for n, leaf in enumerate(leaves)})
-    found_energies, found_forces = [], []
+    np.savez(options.out / "state.npz", step=done, clock=clock, **{str(n): np.asarray(leaf) for n, leaf in enumerate(leaves)})
     compiled = jax.jit(predict)
-    for start in range(0, len(test_graphs), BATCH):
-        e, f = compiled(params, pack(test_graphs[start : start + BATCH], budget))
-        found_energies.append(np.asarray(e))
-        found_forces.append(np.asarray(f).reshape(BATCH, atoms, 3))
-    errors = mean_errors(np.concatenate(found_energies), np.concatenate(found_forces), test)
-    return {"steps": done, "seconds": clock, **errors}
+    found = [compiled(params, pack(test_graphs[start : start + BATCH], budget)) for start in range(0, len(test_graphs), BATCH)]
+    found_energies, found_forces = (np.concatenate([np.asarray(batch[part]) for batch in found]) for part in range(2))
+    return {"steps": done, "seconds": clock, **mean_errors(found_energies, found_forces.reshape(-1, atoms, 3), test)}
+
+
+def graphs_of(frames: Frames, kinds: list[int]) -> list:
+    """Return the graph of every frame; every atom is a segment of its own, so nothing is bonded."""
+    from cg_data.topology import frame_graph
+
+    index = np.arange(len(frames.charges), dtype=np.int32)
+    species = np.array([kinds.index(kind) for kind in frames.charges], np.int32)
+    return [frame_graph(x, species, index * 0, index, CUTOFF) for x in frames.positions.astype(np.float32)]
+
+
+def restored(path: Path, fresh: tuple) -> tuple[int, float, tuple]:
+    """Return the step, the seconds and the state of a saved run, or of one that begins."""
+    import jax
+    import jax.numpy as jnp
+
+    if not path.exists():
+        return 0, 0.0, fresh
+    with np.load(path) as file:
+        leaves, shape = jax.tree.flatten(fresh)
+        return int(file["step"]), float(file["clock"]), jax.tree.unflatten(shape, [jnp.asarray(file[str(n)]) for n in range(len(leaves))])
 
 
 # --- the peer
@@ -172,35 +165,11 @@ def train_peer(options: argparse.Namespace, train: Frames, test: Frames) -> dict
     # e3nn 0.4.4 reads its own constants with torch.load, which newer torch refuses by default.
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     import torch
-    from e3nn import o3
-    from mace.modules import RealAgnosticResidualInteractionBlock, ScaleShiftMACE
 
     torch.manual_seed(options.seed)
     kinds = sorted(set(train.charges.tolist()))
     atoms = len(train.charges)
-    distances = np.linalg.norm(train.positions[:, :, None] - train.positions[:, None], axis=-1)
-    neighbours = float(((distances < CUTOFF) & (distances > 0)).sum() / distances.shape[0] / atoms)
-    width = MACE["num_features"]
-    net = ScaleShiftMACE(
-        atomic_inter_scale=float(np.sqrt((train.forces**2).mean())),
-        atomic_inter_shift=0.0,
-        r_max=CUTOFF,
-        num_bessel=MACE["num_radial"],
-        num_polynomial_cutoff=ENVELOPE,
-        max_ell=MACE["max_ell"],
-        interaction_cls=RealAgnosticResidualInteractionBlock,
-        interaction_cls_first=RealAgnosticResidualInteractionBlock,
-        num_interactions=MACE["layers"],
-        num_elements=len(kinds),
-        hidden_irreps=o3.Irreps(f"{width}x0e + {width}x1o"),
-        MLP_irreps=o3.Irreps(f"{MACE['readout']}x0e"),
-        atomic_energies=np.zeros(len(kinds)),
-        avg_num_neighbors=neighbours,
-        atomic_numbers=kinds,
-        correlation=MACE["correlation"],
-        gate=torch.nn.functional.silu,
-        radial_MLP=[64, 64, 64],
-    )
+    net = peer_network(train, kinds)
     one_hot = torch.nn.functional.one_hot(torch.tensor([kinds.index(kind) for kind in train.charges]), len(kinds)).float()
 
     def batch(positions: np.ndarray) -> dict:
@@ -240,6 +209,37 @@ def train_peer(options: argparse.Namespace, train: Frames, test: Frames) -> dict
         found_forces.append(out["forces"].detach().numpy().reshape(-1, atoms, 3))
     errors = mean_errors(np.concatenate(found_energies), np.concatenate(found_forces), test)
     return {"steps": options.steps, "seconds": clock, **errors}
+
+
+def peer_network(train: Frames, kinds: list[int]):
+    """Return a fresh ScaleShiftMACE with the options and the statistics that ours has."""
+    import torch
+    from e3nn import o3
+    from mace.modules import RealAgnosticResidualInteractionBlock, ScaleShiftMACE
+
+    distances = np.linalg.norm(train.positions[:, :, None] - train.positions[:, None], axis=-1)
+    neighbours = float(((distances < CUTOFF) & (distances > 0)).sum() / distances.shape[0] / len(train.charges))
+    width = MACE["num_features"]
+    return ScaleShiftMACE(
+        atomic_inter_scale=float(np.sqrt((train.forces**2).mean())),
+        atomic_inter_shift=0.0,
+        r_max=CUTOFF,
+        num_bessel=MACE["num_radial"],
+        num_polynomial_cutoff=ENVELOPE,
+        max_ell=MACE["max_ell"],
+        interaction_cls=RealAgnosticResidualInteractionBlock,
+        interaction_cls_first=RealAgnosticResidualInteractionBlock,
+        num_interactions=MACE["layers"],
+        num_elements=len(kinds),
+        hidden_irreps=o3.Irreps(f"{width}x0e + {width}x1o"),
+        MLP_irreps=o3.Irreps(f"{MACE['readout']}x0e"),
+        atomic_energies=np.zeros(len(kinds)),
+        avg_num_neighbors=neighbours,
+        atomic_numbers=kinds,
+        correlation=MACE["correlation"],
+        gate=torch.nn.functional.silu,
+        radial_MLP=[64, 64, 64],
+    )
 
 
 def main() -> None:
