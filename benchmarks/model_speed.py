@@ -12,8 +12,8 @@ A peer that is not given is named as missing. All sides get the same packed bead
 and the table holds medians over all rounds. Training: energies, forces, loss of both, gradient by the parameters, Adam. MD:
 energies and forces. Where a peer offers torch.compile its faster way counts, and is named.
 
-Where there is a GPU all sides use it. Then `--together` compiles everything at once before the first measurement, and columns say how
-much of the device's memory each way took at most, for 1,000 beads, and how many floating-point operations XLA counts in our program.
+Where there is a GPU all sides use it. Then `--together` compiles everything at once before the first measurement. The standard error
+has every way's time, the most memory of a GPU that it held, and for ours the rate of the operations that XLA counts in the program.
 """
 
 import argparse
