@@ -13,7 +13,14 @@ from .workspace import MAY_IMPORT, PACKAGES, ROOT, module_of, project, sources
 MEMBERS = {module_of(package): package for package in PACKAGES}
 
 # Import names that differ from the name on the package index.
-DISTRIBUTIONS = {"haiku": "dm-haiku", "orbax": "orbax-checkpoint", "yaml": "pyyaml", "mpl_toolkits": "matplotlib", "google": "protobuf"}
+DISTRIBUTIONS = {
+    "haiku": "dm-haiku",
+    "orbax": "orbax-checkpoint",
+    "yaml": "pyyaml",
+    "mpl_toolkits": "matplotlib",
+    "google": "protobuf",
+    "cuequivariance_ops_jax": "cuequivariance-ops-jax-cu13",  # or -cu12
+}
 
 # Declared without an import of ours: another library needs it at run time and does not pull it.
 NEEDED_WITHOUT_IMPORT = {
