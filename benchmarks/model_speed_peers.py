@@ -22,33 +22,38 @@ def tensors(path):
         return {name: torch.tensor(file[name], device=DEVICE) for name in file.files}
 
 
-def mace_model():
-    """Return a ScaleShiftMACE of the benchmark's size."""
+def mace_network(options, n_species, cutoff, neighbours, scale=1.0, envelope=6):
+    """Return a fresh ScaleShiftMACE with the options that ours has."""
     from e3nn import o3
     from mace.modules import RealAgnosticResidualInteractionBlock, ScaleShiftMACE
 
-    torch.manual_seed(0)
-    width = MACE["num_features"]
+    width = options["num_features"]
     return ScaleShiftMACE(
-        atomic_inter_scale=1.0,
+        atomic_inter_scale=scale,
         atomic_inter_shift=0.0,
-        r_max=CUTOFF,
-        num_bessel=MACE["num_radial"],
-        num_polynomial_cutoff=6,
-        max_ell=MACE["max_ell"],
+        r_max=cutoff,
+        num_bessel=options["num_radial"],
+        num_polynomial_cutoff=envelope,
+        max_ell=options["max_ell"],
         interaction_cls=RealAgnosticResidualInteractionBlock,
         interaction_cls_first=RealAgnosticResidualInteractionBlock,
-        num_interactions=MACE["layers"],
-        num_elements=N_SPECIES,
+        num_interactions=options["layers"],
+        num_elements=n_species,
         hidden_irreps=o3.Irreps(f"{width}x0e + {width}x1o"),
-        MLP_irreps=o3.Irreps(f"{MACE['readout']}x0e"),
-        atomic_energies=np.zeros(N_SPECIES),
-        avg_num_neighbors=float(NEIGHBOURS),
-        atomic_numbers=list(range(1, N_SPECIES + 1)),
-        correlation=MACE["correlation"],
+        MLP_irreps=o3.Irreps(f"{options['readout']}x0e"),
+        atomic_energies=np.zeros(n_species),
+        avg_num_neighbors=neighbours,
+        atomic_numbers=list(range(1, n_species + 1)),
+        correlation=options["correlation"],
         gate=torch.nn.functional.silu,
-        radial_MLP=[MACE["mlp_n_hidden"]] * MACE["mlp_n_layers"],
+        radial_MLP=[options["mlp_n_hidden"]] * options["mlp_n_layers"],
     )
+
+
+def mace_model():
+    """Return a network of the benchmark's size."""
+    torch.manual_seed(0)
+    return mace_network(MACE, N_SPECIES, CUTOFF, float(NEIGHBOURS))
 
 
 def mace_side(way, data, what):

@@ -23,6 +23,7 @@ CUTOFF, ENVELOPE, BATCH, LEARNING_RATE, ENERGY_WEIGHT = 5.0, 5, 5, 0.01, 100.0
 FRESH_FORCES = 0.1
 """Size of a fresh network's forces, as a share of those it learns: what cg-train begins with."""
 MACE = {"layers": 2, "num_features": 16, "max_ell": 2, "num_radial": 8, "correlation": 3, "readout": 16, "embed": 16}
+MACE |= {"mlp_n_hidden": 64, "mlp_n_layers": 3}
 ALLEGRO = {"layers": 2, "num_features": 16, "l_max": 2, "num_radial": 8, "mlp_n_hidden": 64}
 WIDE = {
     "mace": {**MACE, "num_features": 64, "embed": 64},
@@ -160,10 +161,6 @@ def restored(path: Path, fresh: tuple) -> tuple[int, float, tuple]:
 
 def train_peer(options: argparse.Namespace, train: Frames, test: Frames) -> dict[str, float]:
     """Train mace-torch with the same options; return its errors."""
-    import os
-
-    # e3nn 0.4.4 reads its own constants with torch.load, which newer torch refuses by default.
-    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     import torch
 
     torch.manual_seed(options.seed)
@@ -213,33 +210,11 @@ def train_peer(options: argparse.Namespace, train: Frames, test: Frames) -> dict
 
 def peer_network(train: Frames, kinds: list[int]):
     """Return a fresh ScaleShiftMACE with the options and the statistics that ours has."""
-    import torch
-    from e3nn import o3
-    from mace.modules import RealAgnosticResidualInteractionBlock, ScaleShiftMACE
+    from model_speed_peers import mace_network
 
     distances = np.linalg.norm(train.positions[:, :, None] - train.positions[:, None], axis=-1)
     neighbours = float(((distances < CUTOFF) & (distances > 0)).sum() / distances.shape[0] / len(train.charges))
-    width = MACE["num_features"]
-    return ScaleShiftMACE(
-        atomic_inter_scale=float(np.sqrt((train.forces**2).mean())),
-        atomic_inter_shift=0.0,
-        r_max=CUTOFF,
-        num_bessel=MACE["num_radial"],
-        num_polynomial_cutoff=ENVELOPE,
-        max_ell=MACE["max_ell"],
-        interaction_cls=RealAgnosticResidualInteractionBlock,
-        interaction_cls_first=RealAgnosticResidualInteractionBlock,
-        num_interactions=MACE["layers"],
-        num_elements=len(kinds),
-        hidden_irreps=o3.Irreps(f"{width}x0e + {width}x1o"),
-        MLP_irreps=o3.Irreps(f"{MACE['readout']}x0e"),
-        atomic_energies=np.zeros(len(kinds)),
-        avg_num_neighbors=neighbours,
-        atomic_numbers=kinds,
-        correlation=MACE["correlation"],
-        gate=torch.nn.functional.silu,
-        radial_MLP=[64, 64, 64],
-    )
+    return mace_network(MACE, len(kinds), CUTOFF, neighbours, float(np.sqrt((train.forces**2).mean())), ENVELOPE)
 
 
 def main() -> None:

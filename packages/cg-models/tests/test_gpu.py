@@ -12,7 +12,7 @@ from cg_models.forces import energy_and_forces
 from cg_models.graph import in_rows
 from cg_models.hybrid import build_model
 from cg_models.statistics import ModelStatistics
-from cg_models.testing import CUTOFF, SPECIES, chain_graph, random_chain
+from cg_models.testing import CUTOFF, SPECIES, assert_close, chain_graph, random_chain
 
 has_gpu = any(device.platform == "gpu" for device in jax.devices())
 has_kernels = importlib.util.find_spec("cuequivariance_ops_jax") is not None
@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not has_gpu, reason="needs a G
 TOLERANCES = {"float64": 1e-11, "float32": 2e-5}
 
 
-def evaluate(kind, precision, device, graph, with_gradient=False, **options):
-    """Return energies, forces and, if asked for, the gradient of the mean squared force, computed on the first such device."""
+def evaluate(kind, precision, device, graph, **options):
+    """Return energies, forces and the gradient of the mean squared force, computed on the first such device."""
     config = {"mode": "backbone", "cutoff_angstrom": CUTOFF, "backbone": {"kind": kind, **options}}
     exact, model = (
         build_model(ModelConfig.parse({**config, "precision": of}, "test"), SPECIES, None, ModelStatistics(avg_num_neighbors=6.0))
@@ -38,15 +38,9 @@ def evaluate(kind, precision, device, graph, with_gradient=False, **options):
     derive = energy_and_forces(model.energy)
 
     def everything(params, graph):
-        gradient = jax.grad(lambda params: (derive(params, graph)[1] ** 2).mean())(params) if with_gradient else None
-        return *derive(params, graph), gradient
+        return *derive(params, graph), jax.grad(lambda params: (derive(params, graph)[1] ** 2).mean())(params)
 
     return jax.jit(everything)(*jax.device_put((params, graph), jax.devices(device)[0]))
-
-
-def close(found, expected, tolerance):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * float(np.abs(np.asarray(b)).max()) + 1e-300)
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)
@@ -55,9 +49,9 @@ def close(found, expected, tolerance):
 def test_energies_forces_and_gradients_are_those_of_a_cpu_in_float64(kind, layout, precision):
     graph = chain_graph(random_chain(12))
     graph = in_rows(graph) if layout == "rows" else graph
-    found, expected = (evaluate(kind, p, where, graph, True) for p, where in ((precision, "gpu"), ("float64", "cpu")))
-    close(found[:2], expected[:2], TOLERANCES[precision])
-    close(found[2], expected[2], 10 * TOLERANCES[precision])
+    found, expected = (evaluate(kind, p, where, graph) for p, where in ((precision, "gpu"), ("float64", "cpu")))
+    assert_close(found[:2], expected[:2], TOLERANCES[precision])
+    assert_close(found[2], expected[2], 10 * TOLERANCES[precision])
 
 
 @pytest.mark.skipif(not has_kernels, reason='needs NVIDIA\'s kernels: pip install "cg-models[cuequivariance-cuda13]"')
@@ -66,6 +60,6 @@ def test_energies_forces_and_gradients_are_those_of_a_cpu_in_float64(kind, layou
 def test_kernels_of_cuequivariance_give_the_numbers_of_our_own_code(layout, precision):
     graph = chain_graph(random_chain(12))
     graph = in_rows(graph) if layout == "rows" else graph
-    found, expected = (evaluate("mace", precision, "gpu", graph, True, kernels=kernels) for kernels in ("cuequivariance", "own"))
-    close(found[:2], expected[:2], TOLERANCES[precision])
-    close(found[2], expected[2], 10 * TOLERANCES[precision])
+    found, expected = (evaluate("mace", precision, "gpu", graph, kernels=kernels) for kernels in ("cuequivariance", "own"))
+    assert_close(found[:2], expected[:2], TOLERANCES[precision])
+    assert_close(found[2], expected[2], 10 * TOLERANCES[precision])

@@ -16,7 +16,6 @@ from cg_models.config import ModelConfig
 from cg_models.forces import energy_and_forces
 from cg_models.graph import flat
 from cg_models.memory import keep_freed_memory
-from cg_models.precision import full_precision
 from cg_models.shell import backbone_transform
 from cg_models.statistics import ModelStatistics
 from cg_priors.energy import prior_energy_terms
@@ -79,7 +78,7 @@ class Model:
         return {name: energy_and_forces(lambda p, g, name=name: terms(p, g)[name])(params, graph)[1] for name in names}
 
     def _terms_of(self, parts: tuple[str, ...], params: Params, graph: BeadGraph) -> Terms:
-        with full_precision():
+        with jax.default_matmul_precision("highest"):  # as `precision.FULL`; derivatives inherit it
             terms = {name: value for part in parts for name, value in self._parts[part](params, graph).items()}
         return {name: jnp.where(graph.bead_mask, value, 0).astype(graph.positions.dtype) for name, value in terms.items()}
 

@@ -1,7 +1,6 @@
 """How exactly matrix products of an energy are computed, whatever network it is, while everything else stays as it was."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -14,12 +13,6 @@ from cg_data.contracts import Array, BeadGraph, EnergyFn, Params
 FULL = jax.lax.Precision.HIGHEST
 """Products in the precision of their operands. JAX's default lets a GPU round float32 operands to TensorFloat-32, 10 bits."""
 INLINED = ("jit", "pjit", "closed_call", "custom_vjp_call", "remat2", "checkpoint")
-
-
-def full_precision() -> AbstractContextManager[None]:
-    """Return a context in which products, and those of their derivatives, are traced to be computed in full."""
-    context: AbstractContextManager[None] = jax.default_matmul_precision("highest")
-    return context
 
 
 def low_precision(energy: EnergyFn, matmul: str) -> EnergyFn:

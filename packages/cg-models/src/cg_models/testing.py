@@ -133,16 +133,16 @@ class BackboneClaims:
         for precision, tolerance in PRECISIONS.items():
             energies, forces = self.evaluate(chain_graph(positions), precision)
             turned, turned_forces = self.evaluate(chain_graph(positions @ rotation.T), precision)
-            _close(turned, energies, tolerance)
-            _close(turned_forces, forces @ rotation.T, tolerance)
+            assert_close(turned, energies, tolerance)
+            assert_close(turned_forces, forces @ rotation.T, tolerance)
 
     def test_reflection_leaves_energies_of_a_model_with_parity(self) -> None:
         positions = random_chain(12)
         for precision, tolerance in PRECISIONS.items():
             energies, forces = self.evaluate(chain_graph(positions), precision)
             mirrored, mirrored_forces = self.evaluate(chain_graph(positions * [1, 1, -1]), precision)
-            _close(mirrored, energies, tolerance)
-            _close(mirrored_forces, forces * [1, 1, -1], tolerance)
+            assert_close(mirrored, energies, tolerance)
+            assert_close(mirrored_forces, forces * [1, 1, -1], tolerance)
 
     def test_without_parity_a_chain_differs_from_its_mirror_image(self) -> None:
         # In float64 alone: the difference of these small networks can be less than float32's rounding.
@@ -153,13 +153,13 @@ class BackboneClaims:
         mirrored, _ = self.evaluate(chain_graph(positions * [1, 1, -1]), backbone=self.chiral)
         turned, _ = self.evaluate(chain_graph(positions @ random_rotation().T), backbone=self.chiral)
         assert np.abs(mirrored - energies).max() > 1e-8 * np.abs(energies).max()
-        _close(turned, energies, EXACT)
+        assert_close(turned, energies, EXACT)
 
     def test_translation_changes_nothing(self) -> None:
         positions = _on_grid(random_chain(12))
         for precision, tolerance in PRECISIONS.items():
             moved = self.evaluate(chain_graph(positions + np.array([3.0, -20.0, 7.5])), precision)
-            _close(moved, self.evaluate(chain_graph(positions), precision), tolerance)
+            assert_close(moved, self.evaluate(chain_graph(positions), precision), tolerance)
 
     def test_permuted_beads_and_edges_permute_the_result(self) -> None:
         rng = np.random.default_rng(3)
@@ -177,16 +177,16 @@ class BackboneClaims:
         for precision, tolerance in PRECISIONS.items():
             energies, forces = self.evaluate(graph, precision)
             permuted_energies, permuted_forces = self.evaluate(permuted, precision)
-            _close(permuted_energies, energies[order], tolerance)
-            _close(permuted_forces, forces[order], tolerance)
+            assert_close(permuted_energies, energies[order], tolerance)
+            assert_close(permuted_forces, forces[order], tolerance)
 
     def test_padding_of_beads_and_edges_changes_nothing(self) -> None:
         positions = random_chain(12)
         energies, forces = self.evaluate(chain_graph(positions, padded=False))
         for precision, tolerance in (("float64", 1e-12), ("float32", SINGLE)):
             padded, padded_forces = self.evaluate(chain_graph(positions), precision)
-            _close(padded[:12], energies, tolerance)
-            _close(padded_forces[:12], forces, tolerance)
+            assert_close(padded[:12], energies, tolerance)
+            assert_close(padded_forces[:12], forces, tolerance)
             assert not padded[12:].any()
             assert not padded_forces[12:].any()
 
@@ -199,7 +199,7 @@ class BackboneClaims:
             used = graph.edge_mask
             ends = (np.where(used, edges, rng.integers(0, 12, len(used))).astype(np.int32) for edges in (graph.senders, graph.receivers))
             spoilt = dataclasses.replace(graph, positions=positions, **dict(zip(("senders", "receivers"), ends, strict=True)))
-            _close(self.evaluate(spoilt, precision), self.evaluate(graph, precision), tolerance)
+            assert_close(self.evaluate(spoilt, precision), self.evaluate(graph, precision), tolerance)
 
     def test_the_gradient_of_a_force_loss_is_finite_with_padding(self) -> None:
         for precision in PRECISIONS:
@@ -225,8 +225,8 @@ class BackboneClaims:
                 graph = chain_graph(part)
                 graph = dataclasses.replace(graph, species=np.roll(together.species, -6 * n))
                 part_energies, part_forces = self.evaluate(graph, precision)
-                _close(energies[6 * n : 6 * n + 6], part_energies[:6], tolerance)
-                _close(forces[6 * n : 6 * n + 6], part_forces[:6], tolerance)
+                assert_close(energies[6 * n : 6 * n + 6], part_energies[:6], tolerance)
+                assert_close(forces[6 * n : 6 * n + 6], part_forces[:6], tolerance)
 
     def test_energy_force_and_its_derivative_vanish_at_the_cutoff(self) -> None:
         # Bead 2 crosses the cutoff of bead 0 and stays within that of bead 1. Towards the cutoff its part of a C2 energy falls
@@ -278,7 +278,7 @@ class BackboneClaims:
         rows = in_rows(graph, 2 * 24 + 3)
         assert (np.unique(rows.receivers[:, 0], return_counts=True)[1] > 1).sum() > 1, "a bead should need two rows"
         for precision, tolerance in PRECISIONS.items():
-            _close(self.evaluate(rows, precision), self.evaluate(graph, precision), tolerance)
+            assert_close(self.evaluate(rows, precision), self.evaluate(graph, precision), tolerance)
 
     def test_a_float32_network_computes_nothing_in_float64(self) -> None:
         model, params, _ = self.built("float32")
@@ -320,7 +320,7 @@ def _force_rms(forces: np.ndarray) -> float:
     return float(np.sqrt((forces[:12] ** 2).mean()))
 
 
-def _close(actual: Any, expected: Any, tolerance: float) -> None:
+def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
     """Compare pytrees of arrays; the tolerance is relative to the largest expected value of each."""
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(float(np.abs(b).max()), 1e-30))
