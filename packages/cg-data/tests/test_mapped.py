@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cg_data import mapped
+from cg_data.errors import UserError
 
 
 @pytest.fixture
@@ -20,21 +21,38 @@ def resident_bytes():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-def test_released_pages_leave_the_process_and_are_read_again(file):
+def test_what_is_read_from_a_mapped_file_is_what_its_pages_hold_and_none_of_them_becomes_memory(file):
     values = np.load(file, mmap_mode="r")
-    assert np.isnan(values.sum())
     before = resident_bytes()
-    mapped.release_pages(values[500:])
-    assert 0.4 * values.nbytes < before - resident_bytes() < 0.8 * values.nbytes
-    mapped.release_pages(values)
-    assert before - resident_bytes() > 0.8 * values.nbytes
-    assert values[999, -1] == 2_999_999
+    copy = mapped.in_memory(values)
+    assert resident_bytes() - before < 1.1 * values.nbytes
+    assert type(copy) is np.ndarray
+    assert not np.shares_memory(copy, values)
+    for some in (values, values[300:450], values[300:450][20:30], values[999], values[::3], values[:, 4], values[:0]):
+        np.testing.assert_array_equal(mapped.in_memory(some), some)
+    further_on = np.memmap(file, np.float32, "r", offset=128 + 8192, shape=(5000,))
+    np.testing.assert_array_equal(mapped.in_memory(further_on[7:]), further_on[7:])
+
+
+def test_a_mapped_file_that_became_shorter_is_refused(file):
+    values = np.load(file, mmap_mode="r")
+    with file.open("r+b") as opened:
+        opened.truncate(4000)
+    with pytest.raises(UserError, match=r"values\.npy: expected 3000000 numbers from byte 128, received 968"):
+        mapped.in_memory(values)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_rows_that_are_not_a_run_leave_no_pages_with_the_process(file):
+    values = np.load(file, mmap_mode="r")
+    before = resident_bytes()
+    assert np.isnan(mapped.Rows(values, np.arange(0, 1000, 2))[:].sum())
+    assert resident_bytes() - before < 0.3 * values.nbytes
 
 
 def test_arrays_that_hold_their_own_data_are_left_alone():
     values = np.ones(1000)
-    mapped.release_pages(values)
-    assert (values == 1).all()
+    assert mapped.in_memory(values) is values
 
 
 def test_the_first_part_with_a_number_that_is_not_finite_is_found_whatever_the_pieces(file, monkeypatch):

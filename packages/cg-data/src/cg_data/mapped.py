@@ -1,30 +1,62 @@
-"""Memory-mapped arrays larger than memory: looked at in pieces, and their pages given back."""
+"""Memory-mapped arrays larger than memory: read in pieces that do not stay with the process."""
 
 import mmap
 from typing import Any
 
 import numpy as np
 
+from cg_data.errors import require
+
 CHUNK_BYTES = 64_000_000
 
 
-def release_pages(array: Any) -> None:
+def in_memory(array: Any) -> np.ndarray:
+    """Return an array that does not depend on a file: a contiguous slice of a read-only memory-mapped one is read from its file.
+
+    That costs half of what copying out of the pages does, and the pages never become memory of this process. Other arrays are
+    returned as they are. Raises `UserError` where the file has become shorter.
+    """
+    first = _first_byte(array)
+    if first is None or not array.flags.c_contiguous:
+        return np.asarray(array)
+    # Where NumPy lets a mapping start.
+    first += array.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    values = np.fromfile(array.filename, array.dtype, array.size, offset=first)
+    require(
+        values.size == array.size,
+        f"{array.filename}: expected {array.size} numbers from byte {first}, received {values.size}: it changed meanwhile: run again",
+    )
+    return values.reshape(array.shape)
+
+
+def _release_pages(array: Any) -> None:
     """Take the pages of a read-only memory-mapped array, or of a slice of one, out of this process; nothing for other arrays.
 
     They stay valid, and are read again when they are looked at: what was read once and is done with need not count as memory
     of the process.
     """
-    if not isinstance(array, np.ndarray) or array.flags.writeable or not array.size:
-        return
+    first = _first_byte(array)
+    if first is not None and hasattr(mmap, "MADV_DONTNEED"):
+        last = first + sum((size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True)) + array.itemsize
+        start = first // mmap.PAGESIZE * mmap.PAGESIZE
+        _mapping(array).madvise(mmap.MADV_DONTNEED, start, last - start)
+
+
+def _first_byte(array: Any) -> int | None:
+    """Return where an array starts in its mapping; None where it is not read-only and memory-mapped, or is empty."""
+    if not isinstance(array, np.memmap) or array.flags.writeable or not array.size:
+        return None
+    mapping = _mapping(array)
+    if not isinstance(mapping, mmap.mmap):
+        return None
+    return array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+
+
+def _mapping(array: Any) -> Any:
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        origin = np.frombuffer(base, np.uint8).ctypes.data
-        first = array.ctypes.data - origin
-        last = first + sum((size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True)) + array.itemsize
-        start = first // mmap.PAGESIZE * mmap.PAGESIZE
-        base.madvise(mmap.MADV_DONTNEED, start, last - start)
+    return base
 
 
 class Rows:
@@ -55,7 +87,7 @@ class Rows:
         chosen = as_slice(self.indices[key])
         values = self.array[chosen]
         if not isinstance(chosen, slice) and np.size(chosen):
-            release_pages(self.array[np.min(chosen) : np.max(chosen) + 1])
+            _release_pages(self.array[np.min(chosen) : np.max(chosen) + 1])
         return values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -73,13 +105,11 @@ def as_slice(indices: Any) -> Any:
 def first_not_finite(array: Any) -> int | None:
     """Return the index along the first axis of the first part with a number that is not finite; None where all are finite.
 
-    Read in pieces, whose pages are given back.
+    Read in pieces.
     """
     size = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
     for start in range(0, len(array), size):
-        part = array[start : start + size]
-        finite = np.isfinite(np.asarray(part))
+        finite = np.isfinite(in_memory(array[start : start + size]))
         if not finite.all():
             return start + int(np.argwhere(~finite)[0][0])
-        release_pages(part)
     return None

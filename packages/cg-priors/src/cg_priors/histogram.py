@@ -16,7 +16,7 @@ import numpy as np
 from cg_data.command_line import track
 from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError
-from cg_data.mapped import as_slice, first_not_finite, release_pages
+from cg_data.mapped import as_slice, first_not_finite, in_memory
 from cg_data.topology import bonded_tuples
 from cg_priors import binning
 from cg_priors.binning import NOWHERE, chain_counter, pair_places
@@ -91,7 +91,7 @@ def accumulate(
 
     Non-bonded distances are taken below 10 angstrom, of at most `pair_frames` evenly spaced frames of each block and domain.
     Terms in `pooled` have one key for all residues, `*`, which takes less memory and time. Where frames carry weights, counts are
-    sums of weights. A memory-mapped array's pages are given back as they are read. Raises `UserError` where a position is not finite.
+    sums of weights. Memory-mapped positions are read in pieces that do not stay. Raises `UserError` where a position is not finite.
     """
     blocks = trajectory_blocks(frames)
     n_blocks = 1 + max((int(block.max()) for block in blocks if len(block)), default=0)
@@ -217,21 +217,19 @@ def _count(
     paired = np.zeros((len(stretch.paired), n_beads, 3), np.float32)
     size = groups * n_frames
     for part in (stretch.frames[start : start + size] for start in range(0, len(stretch.frames), size)):
-        mapped = item.positions[as_slice(part)]
+        positions = in_memory(item.positions[as_slice(part)])
         used = np.zeros(n_rows, np.int32)
         for group, start in enumerate(range(0, len(part), n_frames)):
             some, rows = part[start : start + n_frames], slice(group * n_beads, (group + 1) * n_beads)
             used[rows] = len(some)
-            # Copied first, so that each page is looked at once.
-            x = np.array(mapped[start : start + len(some), table.order])
+            x = positions[start : start + len(some), table.order]
             if not np.isfinite(x).all():
                 _refuse(item, part)
             points[:, rows, : len(some)] = x.transpose(2, 1, 0)
             if weighted and item.weight is not None:
                 amounts[rows, : len(some)] = item.weight[some]
         here = np.flatnonzero((stretch.paired >= part[0]) & (stretch.paired <= part[-1]))
-        paired[here] = mapped[np.searchsorted(part, stretch.paired[here])][:, table.order]
-        release_pages(mapped)
+        paired[here] = positions[np.searchsorted(part, stretch.paired[here])][:, table.order]
         if table.chain is not None:
             counts = counter(counts, points, chain, used, amounts)
             # Until then the points are read.
