@@ -19,7 +19,7 @@ from cg_priors.parameters import load_prior
 from cg_train.config import StageConfig, TrainConfig
 from cg_train.distributed import make_mesh, put_batch, put_replicated, sharding_of
 from cg_train.frames import GraphSource, select_frames
-from cg_train.loader import BatchBuilder, plan_run_budget, training_batches
+from cg_train.loader import BatchBuilder, plan_run_budgets, training_batches
 from cg_train.optimizer import make_optimizer, make_schedule
 from cg_train.order import SampleOrder
 from cg_train.state import initial_state, trained
@@ -51,10 +51,11 @@ def main(dataset_path: str, prior_path: str, overrides: Sequence[str]) -> None:
     rates = {}
     for name, gigabytes in (("edges built anew", 0.0), ("edges cached", 2.0)):
         source = GraphSource(dataset, table, cutoff, gigabytes)
-        budget = plan_run_budget(source, batches, 1, config.data.budget_margin)
+        margin = config.data.budget_margin
+        budgets = plan_run_budgets(source, batches, 1, margin, config.data.most_shapes)
         targets = Targets(source, None)
         builder = BatchBuilder(
-            source, lambda sample, _, targets=targets: targets.example(sample, config.loss), sharding, budget, np.dtype(np.float32)
+            source, lambda sample, _, targets=targets: targets.example(sample, config.loss), sharding, budgets, margin, np.dtype(np.float32)
         )
         for samples in batches:
             builder.build(samples, 0)

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 
 from cg_data.errors import UserError
 from cg_data.topology import frame_graph
-from cg_models.graph import ROW_WIDTH, BudgetOverflow, flat, frame_sum, in_rows, pack, plan_budget, plan_budgets, sizes
+from cg_models.graph import ROW_WIDTH, BudgetOverflow, flat, frame_sum, in_rows, least_padding_cuts, pack, plan_budget, plan_budgets, sizes
 from cg_models.testing import random_chain
 
 
@@ -126,3 +127,16 @@ def test_planned_batches_hold_every_frame_once_and_fit_their_budgets():
     assert sorted(frame for _, frames in plan.batches for frame in frames) == list(range(12))
     for number, frames in plan.batches:
         pack([graphs[frame] for frame in frames], plan.budgets[number]).check("packed")
+
+
+@pytest.mark.parametrize("n_runs", [1, 2, 3, 4])
+def test_cuts_leave_the_least_padding_of_all(n_runs):
+    sizes = np.sort(np.random.default_rng(n_runs).integers(1, 40, 9))
+
+    def padded(cuts):
+        return sum(run.max() * len(run) for run in np.split(sizes, cuts))
+
+    best = min(padded(cuts) for cuts in itertools.combinations(range(1, len(sizes)), n_runs - 1))
+    cuts = least_padding_cuts(sizes, n_runs)
+    assert len(cuts) == n_runs - 1
+    assert padded(cuts) == best

@@ -17,7 +17,7 @@ from cg_models.forces import energy_forces_and_virial
 from cg_train.augment import random_rotation, rotated
 from cg_train.config import DataConfig, EnergyReferenceConfig, LossConfig
 from cg_train.frames import GraphSource, select_frames
-from cg_train.loader import Batch, BatchBuilder, Sharding, plan_run_budget
+from cg_train.loader import Batch, BatchBuilder, Sharding, plan_run_budgets
 from cg_train.loss import batch_sums, loss_parts, loss_value
 from cg_train.order import random_generator
 from cg_train.reference import energy_reference
@@ -130,8 +130,8 @@ def spring(params: dict, graph: BeadGraph) -> jax.Array:
 
 
 def packed(source: GraphSource, samples: list[int], loss: LossConfig) -> Batch:
-    budget, targets = plan_run_budget(source, [samples], 1, 0.05), Targets(source, None)
-    builder = BatchBuilder(source, lambda s, _: targets.example(s, loss), Sharding(1, 1, range(1)), budget, np.dtype(np.float64))
+    budgets, targets = plan_run_budgets(source, [samples], 1, 0.05), Targets(source, None)
+    builder = BatchBuilder(source, lambda s, _: targets.example(s, loss), Sharding(1, 1, range(1)), budgets, 0.05, np.dtype(np.float64))
     return jax.tree.map(lambda array: array[0, 0], builder.build(samples, 0))
 
 

@@ -10,7 +10,7 @@ from cg_data.store import Dataset
 from cg_models.graph import ROW_WIDTH, BudgetOverflow
 from cg_train.config import DataConfig
 from cg_train.frames import GraphSource, sampling_weights, select_frames
-from cg_train.loader import BatchBuilder, Example, Sharding, ahead, assign_shards, grown_budget, plan_run_budget
+from cg_train.loader import BatchBuilder, Example, Sharding, ahead, assign_shards, grown_budget, plan_run_budgets
 from cg_train.order import SampleOrder
 
 
@@ -21,15 +21,14 @@ def source_of(dataset: Dataset, split: str = "train", cutoff: float = 7.0, gigab
 SIZE = 6
 
 
-def builder_of(source: GraphSource, n_parts: int, n_devices: int, local: range | None = None) -> BatchBuilder:
-    n_frames = len(source.table)
-    batches = [SampleOrder(0, n_frames).batch(step, SIZE).tolist() for step in range(40)]
-    budget = plan_run_budget(source, batches, n_parts * n_devices, 0.1)
+def builder_of(source: GraphSource, n_parts: int, n_devices: int, local: range | None = None, most_shapes: int = 1) -> BatchBuilder:
+    batches = [batch_of(source, step) for step in range(40)]
+    budgets = plan_run_budgets(source, batches, n_parts * n_devices, 0.1, most_shapes)
 
     def example(sample: int, step: int) -> Example:
         return Example(source.graph(sample), source.forces(sample))
 
-    return BatchBuilder(source, example, Sharding(n_parts, n_devices, local or range(n_devices)), budget, np.dtype(np.float32))
+    return BatchBuilder(source, example, Sharding(n_parts, n_devices, local or range(n_devices)), budgets, 0.1, np.dtype(np.float32))
 
 
 def batch_of(source: GraphSource, step: int) -> list[int]:
@@ -72,10 +71,40 @@ def test_a_planned_budget_fits_every_batch_and_overflow_is_an_error(dataset: Dat
     builder = builder_of(source, 1, 2)
     for step in range(40):
         builder.build(batch_of(source, step), step)
-    builder.budget = dataclasses.replace(builder.budget, n_rows=2, n_edges=2 * ROW_WIDTH)
+    (budget,) = builder.budgets
+    builder.budgets = (dataclasses.replace(budget, n_rows=2, n_edges=2 * ROW_WIDTH),)
     with pytest.raises(BudgetOverflow):
         builder.build([0, 1], 0)
-    assert grown_budget(builder.budget).n_edges > builder.budget.n_edges
+    assert grown_budget(budget).n_edges > budget.n_edges
+
+
+def test_more_shapes_hold_the_same_frames_with_less_padding(dataset: Dataset) -> None:
+    source = source_of(dataset)
+    one, several = builder_of(source, 1, 1), builder_of(source, 1, 1, most_shapes=4)
+    assert 1 < len(several.budgets) <= 4
+    assert several.budgets[-1] == one.budgets[0]
+    rows = []
+    for step in range(40):
+        first, second = (builder.build(batch_of(source, step), step) for builder in (one, several))
+        for whole, close in ((first.forces, second.forces), (first.graph.positions, second.graph.positions)):
+            np.testing.assert_array_equal(whole[first.graph.bead_mask], close[second.graph.bead_mask])
+        assert first.graph.edge_mask.sum() == second.graph.edge_mask.sum()
+        rows.append([batch.graph.senders[0, 0].size // ROW_WIDTH for batch in (first, second)])
+        needed = sum(source.n_rows(sample) for sample in batch_of(source, step))
+        assert all(room > needed for room in rows[-1])
+    assert {second for _, second in rows} == {budget.n_rows for budget in several.budgets}
+    before, after = np.sum(rows, axis=0) - sum(source.n_rows(sample) for step in range(40) for sample in batch_of(source, step))
+    assert after < 0.7 * before
+
+
+def test_all_processes_give_a_batch_the_same_shape(dataset: Dataset) -> None:
+    source = source_of(dataset)
+    shapes = set()
+    for step in range(40):
+        halves = [builder_of(source, 1, 2, local, most_shapes=4).build(batch_of(source, step), step) for local in (range(1), range(1, 2))]
+        assert halves[0].graph.senders.shape == halves[1].graph.senders.shape
+        shapes.add(halves[0].graph.senders.shape)
+    assert len(shapes) > 1
 
 
 def test_heavy_frames_are_spread_over_shards() -> None:

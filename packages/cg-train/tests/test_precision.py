@@ -11,7 +11,7 @@ from cg_data.contracts import BeadGraph
 from cg_data.store import Dataset
 from cg_train.config import DataConfig, StageConfig, TrainConfig
 from cg_train.frames import GraphSource, select_frames
-from cg_train.loader import Batch, BatchBuilder, Sharding, plan_run_budget
+from cg_train.loader import Batch, BatchBuilder, Sharding, plan_run_budgets
 from cg_train.state import initial_state
 from cg_train.step import step_function
 from cg_train.targets import Targets
@@ -27,9 +27,9 @@ def network(params: dict, graph: BeadGraph) -> jax.Array:
 def batch(dataset: Dataset) -> Batch:
     source = GraphSource(dataset, select_frames(dataset, "train", DataConfig()), 7.0, 1.0)
     samples = [0, 40, 80]
-    budget, targets = plan_run_budget(source, [samples], 1, 0.05), Targets(source, None)
+    budgets, targets = plan_run_budgets(source, [samples], 1, 0.05), Targets(source, None)
     loss = TrainConfig(dataset="d", prior="p").loss
-    builder = BatchBuilder(source, lambda s, _: targets.example(s, loss), Sharding(1, 1, range(1)), budget, np.dtype(np.float32))
+    builder = BatchBuilder(source, lambda s, _: targets.example(s, loss), Sharding(1, 1, range(1)), budgets, 0.05, np.dtype(np.float32))
     return builder.build(samples, 0)
 
 

@@ -181,7 +181,7 @@ def test_an_overflowing_budget_is_planned_anew_without_losing_a_frame(
 ) -> None:
     whole = run(only_prior(), tmp_path / "whole")
     monkeypatch.setattr("cg_train.gradient_stage.PLANNED_STEPS", 1)
-    monkeypatch.setattr("cg_train.loader.EDGE_SAMPLE", 1)
+    monkeypatch.setattr("cg_train.frames.EDGE_SAMPLE", 1)
     tight = run(only_prior("data.budget_margin=0"), tmp_path / "tight")
     wide, narrow = (load_bundle(result.bundle).params["prior"]["bond"] for result in (whole, tight))
     np.testing.assert_allclose(narrow["length"], wide["length"], rtol=1e-5)
@@ -220,16 +220,20 @@ def test_a_missing_platform_is_one_clear_line(only_prior: Make, tmp_path: Path) 
         run(only_prior("platform=tpu"), tmp_path / "run")
 
 
-def test_a_checkpoint_of_version_1_goes_on_to_the_same_end(only_prior: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_checkpoint_of_an_earlier_version_goes_on_to_the_same_end(only_prior: Make, tmp_path: Path, version: int) -> None:
     config = only_prior("checkpoints.every_steps=10", "checkpoints.keep=10")
     whole = run(config, tmp_path / "run")
     checkpoint = tmp_path / "run" / "checkpoints" / "10"
     metadata = checkpoint / "progress" / "metadata"
     about = json.loads(metadata.read_text())
-    about["version"] = 1
-    about["config"]["data"]["edge_layout"] = "dense"
-    del about["progress"]["budget"]["n_rows"]
-    about["progress"]["budget"]["n_neighbours"] = 9
+    about["version"] = version
+    del about["config"]["data"]["most_shapes"]
+    about["progress"]["budget"] = about["progress"].pop("budgets")[-1]
+    if version == 1:
+        about["config"]["data"]["edge_layout"] = "dense"
+        del about["progress"]["budget"]["n_rows"]
+        about["progress"]["budget"]["n_neighbours"] = 9
     metadata.write_text(json.dumps(about))
     resumed = run(config, tmp_path / "resumed", resume=str(checkpoint))
     ends = [load_bundle(result.bundle).params["prior"]["bond"]["length"] for result in (whole, resumed)]

@@ -13,7 +13,7 @@ from cg_data.contracts import BeadGraph
 from cg_data.store import Dataset
 from cg_train.config import DataConfig, LossConfig, TrainConfig
 from cg_train.frames import GraphSource, select_frames
-from cg_train.loader import Batch, BatchBuilder, Example, Sharding, plan_run_budget
+from cg_train.loader import Batch, BatchBuilder, Example, Sharding, plan_run_budgets
 from cg_train.loss import batch_sums, loss_value, penalty
 
 GRADIENT = """
@@ -25,7 +25,7 @@ from cg_priors.parameters import load_prior
 from cg_train.config import TrainConfig, DataConfig
 from cg_train.distributed import make_mesh, put_batch, sharding_of
 from cg_train.frames import GraphSource, select_frames
-from cg_train.loader import BatchBuilder, Example, plan_run_budget
+from cg_train.loader import BatchBuilder, Example, plan_run_budgets
 from cg_train.loss import loss_value
 from cg_train.step import make_gradient
 from cg_train.state import trained
@@ -40,8 +40,9 @@ found = {}
 for n_devices, n_parts in ((1, 1), (4, 1), (2, 2), (1, 4)):
     mesh = make_mesh("cpu", n_devices)
     sharding = sharding_of(mesh, n_parts)
-    budget = plan_run_budget(source, [samples], sharding.n_shards, 0.05)
-    builder = BatchBuilder(source, lambda s, step: Example(source.graph(s), source.forces(s)), sharding, budget, np.dtype(np.float32))
+    budgets = plan_run_budgets(source, [samples], sharding.n_shards, 0.05)
+    example = lambda s, step: Example(source.graph(s), source.forces(s))
+    builder = BatchBuilder(source, example, sharding, budgets, 0.05, np.dtype(np.float32))
     gradient = jax.jit(make_gradient(model.energy, config.loss, mesh))
     sums, grads = gradient(trained(params, "both"), params, put_batch(builder.build(samples, 0), mesh))
     leaves = [np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(grads)]
@@ -77,9 +78,9 @@ def spring(params: dict, graph: BeadGraph) -> jax.Array:
 
 def packed(dataset: Dataset, samples: list[int], room: float = 0.05) -> Batch:
     source = GraphSource(dataset, select_frames(dataset, "train", DataConfig()), 7.0, 1.0)
-    budget = plan_run_budget(source, [samples, samples * 2 if room > 1 else samples], 1, room)
+    budgets = plan_run_budgets(source, [samples, samples * 2 if room > 1 else samples], 1, room)
     builder = BatchBuilder(
-        source, lambda s, _: Example(source.graph(s), source.forces(s)), Sharding(1, 1, range(1)), budget, np.dtype(np.float64)
+        source, lambda s, _: Example(source.graph(s), source.forces(s)), Sharding(1, 1, range(1)), budgets, room, np.dtype(np.float64)
     )
     return jax.tree.map(lambda array: array[0, 0], builder.build(samples, 0))
 

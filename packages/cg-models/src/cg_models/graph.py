@@ -153,26 +153,33 @@ def _shared_shapes(needs: Sequence[Mapping[str, int]], groups: Sequence[Sequence
     """Return the plan whose shapes are runs of groups in order of their edges, cut so that padded edges are fewest."""
     totals = {name: np.array([sum(needs[frame][name] for frame in group) for group in groups]) for name in SUMMED}
     order = np.argsort(totals["n_edges"], kind="stable")
-    edges = totals["n_edges"][order].astype(float)
-    n = len(order)
-    cost = np.full((n_shapes + 1, n + 1), np.inf)
-    cost[0, 0] = 0
-    cuts = np.zeros((n_shapes + 1, n + 1), int)
-    for shape in range(1, n_shapes + 1):
-        for end in range(1, n + 1):
-            options = cost[shape - 1, :end] + edges[end - 1] * (end - np.arange(end))
-            cuts[shape, end] = int(options.argmin())
-            cost[shape, end] = options.min()
     budgets: list[Budget] = []
     batches: list[tuple[int, tuple[int, ...]]] = []
-    end = n
-    for shape in range(n_shapes, 0, -1):
-        members = order[cuts[shape, end] : end]
+    for members in reversed(np.split(order, least_padding_cuts(totals["n_edges"][order], n_shapes))):
         n_frames = max(len(groups[member]) for member in members) + 1
         budgets.append(Budget(n_frames=n_frames, **{name: max(int(totals[name][members].max()), 1) for name in SUMMED}))
         batches += [(len(budgets) - 1, tuple(groups[member])) for member in members]
-        end = cuts[shape, end]
     return BudgetPlan(tuple(budgets), tuple(batches))
+
+
+def least_padding_cuts(sizes: np.ndarray, n_runs: int) -> np.ndarray:
+    """Return where to cut ascending sizes [n] into runs so that, each raised to its run's largest, they add up to the least.
+
+    [n_runs - 1] ascending indices, for `numpy.split`; n_runs is at most n. Exact, in time that grows as n_runs n^2.
+    """
+    n = len(sizes)
+    cost = np.full((n_runs + 1, n + 1), np.inf)
+    cost[0, 0] = 0
+    cuts = np.zeros((n_runs + 1, n + 1), int)
+    for run in range(1, n_runs + 1):
+        for end in range(1, n + 1):
+            options = cost[run - 1, :end] + float(sizes[end - 1]) * (end - np.arange(end))
+            cuts[run, end] = int(options.argmin())
+            cost[run, end] = options.min()
+    ends = [n]
+    for run in range(n_runs, 1, -1):
+        ends.append(cuts[run, ends[-1]])
+    return np.array(ends[:0:-1], int)
 
 
 def pack(graphs: Sequence[BeadGraph], budget: Budget) -> BeadGraph:

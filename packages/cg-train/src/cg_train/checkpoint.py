@@ -20,11 +20,12 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from cg_data.errors import UserError
+from cg_train.config import DataConfig
 from cg_train.state import Progress
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 NO_METRIC = float("inf")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -116,10 +117,11 @@ def read_about(folder: Path, step: int) -> Restored:
             f"{path}: not a readable checkpoint ({' '.join(str(error).split())[:120]}): remove it or resume from another"
         ) from None
     version = about.get("version") if isinstance(about, dict) else None
-    if version == 1:
-        # Its edges were a table with a fixed number of neighbours; the same frames in rows differ by rounding alone.
+    if version in (1, 2):
+        # Batches had one shape, and once a table with a fixed number of neighbours; the same frames in others differ by rounding alone.
         about["config"]["data"].pop("edge_layout", None)
-        about["progress"]["budget"] = None
+        about["config"]["data"]["most_shapes"] = DataConfig().most_shapes
+        del about["progress"]["budget"]
     elif version != CHECKPOINT_VERSION:
         raise UserError(
             f"{path}: checkpoint version {version}, this cg-train reads {CHECKPOINT_VERSION}: train anew or use the version that wrote it"

@@ -279,6 +279,8 @@ class DataConfig(Configuration):
     """Memory for the edges of frames already seen; beyond it edges are built again each time."""
     budget_margin: float = pydantic.Field(default=0.05, ge=0)
     """Room for edges beyond what the sampled frames need, as a share."""
+    most_shapes: Annotated[int, pydantic.Field(ge=1, le=16)] = 4
+    """Shapes of batches, at most: with more, less of a batch is padding, and more programs are compiled."""
     prefetch_threads: Annotated[int, pydantic.Field(ge=1, le=64)] = 1
     prefetch_batches: Annotated[int, pydantic.Field(ge=1, le=256)] = 4
 

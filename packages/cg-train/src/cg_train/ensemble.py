@@ -22,7 +22,7 @@ from cg_train.config import TrainConfig
 from cg_train.distributed import describe, to_host
 from cg_train.ensemble_stage import member_of
 from cg_train.frames import GraphSource
-from cg_train.loader import BatchBuilder, Sharding, plan_run_budget
+from cg_train.loader import BatchBuilder, Sharding, plan_run_budgets
 from cg_train.metrics import plot_losses
 from cg_train.preemption import stop_on_signals
 from cg_train.prepare import Inputs, prepare
@@ -131,10 +131,12 @@ def force_spread(trainer: Trainer, params: Any, source: GraphSource) -> dict[str
     config, loss = trainer.config, trainer.config.loss
     samples = range(len(source.table))
     chunks = [list(samples[i : i + config.frames_per_batch]) for i in range(0, len(samples), config.frames_per_batch)]
-    budget = plan_run_budget(source, chunks, 1, config.data.budget_margin)
+    budgets = plan_run_budgets(source, chunks, 1, config.data.budget_margin)
     targets = Targets(source, None)
     sharding = Sharding(1, 1, range(1))
-    builder = BatchBuilder(source, lambda sample, _: targets.example(sample, loss), sharding, budget, trainer.dtype)
+    builder = BatchBuilder(
+        source, lambda sample, _: targets.example(sample, loss), sharding, budgets, config.data.budget_margin, trainer.dtype
+    )
     derive = jax.vmap(lambda values, graph: energy_and_forces(trainer.model.energy)(values, graph)[1], in_axes=(0, None))
     evaluate = jax.jit(
         jax.shard_map(

@@ -4,6 +4,7 @@ import dataclasses
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,9 @@ def sampling_weights(table: FrameTable, config: DataConfig) -> np.ndarray | None
     return weights
 
 
+EDGE_SAMPLE = 20_000
+"""Frames whose edges are counted when budgets are planned."""
+
 Edges = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 """Senders, receivers [n_edges] and, where any domain is periodic, shifts [n_edges, 3]."""
 
@@ -172,10 +176,18 @@ class GraphSource:
         _, receivers, _ = self._cached_edges(sample, self.positions(sample))
         return count_rows(receivers)
 
-    def sizes(self, domain: int) -> tuple[int, int, int, int]:
-        """Return the numbers of beads, bonds, angles and dihedrals of a frame of a domain."""
-        graph = self._templates[domain]
-        return graph.n_beads, len(graph.bonds), len(graph.angles), len(graph.dihedrals)
+    @cached_property
+    def needs(self) -> np.ndarray:
+        """[n_domains, 5] beads, bonds, angles, dihedrals of a frame of each domain, and the most rows of edges of any sampled one."""
+        tuples = [(graph.n_beads, len(graph.bonds), len(graph.angles), len(graph.dihedrals)) for graph in self._templates]
+        each = max(4, EDGE_SAMPLE // max(len(tuples), 1))
+        rows = []
+        for domain in range(len(tuples)):
+            samples = np.flatnonzero(self.table.domain == domain)
+            if len(samples) > each:
+                samples = samples[np.linspace(0, len(samples) - 1, each).round().astype(np.int64)]
+            rows.append(max((self.n_rows(int(sample)) for sample in samples), default=0))
+        return np.column_stack([tuples, rows]).astype(np.int64)
 
     def _of(self, sample: int, name: str) -> Any:
         values = getattr(self._frames[self.table.domain[sample]], name)

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from cg_train import config as c
 from cg_train.augment import noised, random_rotation, rotated
 from cg_train.distributed import put_batch, put_replicated, sharding_of, to_host
 from cg_train.frames import GraphSource
-from cg_train.loader import PLANNED_STEPS, Batch, BatchBuilder, Example, Sharding, grown_budget, plan_run_budget, training_batches
+from cg_train.loader import PLANNED_STEPS, Batch, BatchBuilder, Example, Sharding, grown_budget, plan_run_budgets, training_batches
 from cg_train.log import Display, display
 from cg_train.loss import SUMS, loss_parts, loss_value, mean_squares
 from cg_train.optimizer import make_optimizer, make_schedule
@@ -98,7 +98,8 @@ class GradientStage:
                 with training_batches(builder, trainer.order, size, first, data.prefetch_threads, data.prefetch_batches) as batches:
                     state, overflow = self._train(state, batches, shown)
                 if overflow is not None:
-                    builder.budget = self._replanned(builder.budget, overflow)
+                    builder.budgets = self._replanned(builder.budgets, overflow)
+                    self.progress.budgets = [dataclasses.asdict(budget) for budget in builder.budgets]
         return state
 
     def _train(self, state: TrainState, batches: Iterator[Batch], shown: Display) -> tuple[TrainState, BudgetOverflow | None]:
@@ -232,13 +233,15 @@ class GradientStage:
     def _training_builder(self, state: TrainState) -> BatchBuilder:
         trainer = self.trainer
         # The same shapes give the same bits on resume; another number of devices needs other shapes.
-        if self.progress.budget is not None and self.progress.budget_shards == self.sharding.n_shards:
-            budget = Budget(**self.progress.budget)  # type: ignore[arg-type]
+        if self.progress.budgets is not None and self.progress.budget_shards == self.sharding.n_shards:
+            budgets = tuple(Budget(**budget) for budget in self.progress.budgets)  # type: ignore[arg-type]
         else:
-            budget = self._plan(trainer.training)
+            budgets = self._plan(trainer.training)
+        shown = ", ".join(f"{budget.n_beads} beads and {budget.n_edges} edges" for budget in budgets)
+        logger.info("room on a device in the shapes of batches: %s", shown)
         self.progress.budget_shards = self.sharding.n_shards
-        self.progress.budget = dataclasses.asdict(budget)
-        return self._builder(trainer.training, state, budget)
+        self.progress.budgets = [dataclasses.asdict(budget) for budget in budgets]
+        return self._builder(trainer.training, state, budgets)
 
     def _make_validation_batches(self, state: TrainState) -> list[Batch]:
         source = self.trainer.validation
@@ -253,11 +256,11 @@ class GradientStage:
                     batches.append(builder.build(chunk, 0))
                     break
                 except BudgetOverflow as overflow:
-                    builder.budget = self._replanned(builder.budget, overflow)
+                    builder.budgets = self._replanned(builder.budgets, overflow)
                     batches = [builder.build(earlier, 0) for earlier in chunks[: len(batches)]]
         return batches
 
-    def _builder(self, source: GraphSource, state: TrainState, budget: Budget) -> BatchBuilder:
+    def _builder(self, source: GraphSource, state: TrainState, budgets: Sequence[Budget]) -> BatchBuilder:
         targets = self.trainer.targets(source, state, self.subtracted_prior)
         config = self.trainer.config
         augmentation = config.augmentation
@@ -277,27 +280,24 @@ class GradientStage:
                 graph, forces, stress = rotated(graph, forces, stress, random_rotation(generator))
             return dataclasses.replace(plain, graph=graph, forces=forces, stress=stress)
 
-        return BatchBuilder(source, example, self.sharding, budget, self.trainer.dtype)
+        return BatchBuilder(source, example, self.sharding, budgets, config.data.budget_margin, self.trainer.dtype)
 
-    def _plan(self, source: GraphSource) -> Budget:
+    def _plan(self, source: GraphSource) -> tuple[Budget, ...]:
         config = self.trainer.config
-        size = config.frames_per_batch
+        size, n_shards, data = config.frames_per_batch, self.sharding.n_shards, config.data
         if source is self.trainer.training:
             first = self.progress.stage_first_step
             batches = [self.trainer.order.batch(first + i, size).tolist() for i in range(min(self.n_steps, PLANNED_STEPS))]
-        else:
-            batches = _chunks(len(source.table), size)
-        return plan_run_budget(source, batches, self.sharding.n_shards, config.data.budget_margin)
+            return plan_run_budgets(source, batches, n_shards, data.budget_margin, data.most_shapes)
+        return plan_run_budgets(source, _chunks(len(source.table), size), n_shards, data.budget_margin)
 
-    def _replanned(self, budget: Budget, overflow: BudgetOverflow) -> Budget:
-        """Return a larger budget, or raise the overflow where growing cannot help."""
+    def _replanned(self, budgets: Sequence[Budget], overflow: BudgetOverflow) -> tuple[Budget, ...]:
+        """Return larger budgets, or raise the overflow where growing cannot help."""
         self.progress.replans += 1
         if jax.process_count() > 1 or self.progress.replans > MOST_REPLANS:
             raise UserError(f"{overflow}; raise data.budget_margin and resume")
-        grown = grown_budget(budget)
         logger.warning("%s; planned anew (%d times so far), which compiles the step again", overflow, self.progress.replans)
-        self.progress.budget = dataclasses.asdict(grown)
-        return grown
+        return tuple(grown_budget(budget) for budget in budgets)
 
 
 def stage_steps(stage: c.StageConfig, n_frames: int, frames_per_batch: int) -> int:

@@ -11,7 +11,7 @@ import optax
 from cg_data.contracts import Array
 from cg_train.config import LbfgsStage
 from cg_train.distributed import any_process, put_batch, put_replicated, sharding_of, to_host
-from cg_train.loader import Batch, BatchBuilder, Example, plan_run_budget
+from cg_train.loader import Batch, BatchBuilder, Example, plan_run_budgets
 from cg_train.loss import loss_value
 from cg_train.state import Progress, TrainState, trained
 from cg_train.step import sharded_sums, sum_over_parts
@@ -70,10 +70,11 @@ def _whole_batch(trainer: Trainer, stage: LbfgsStage, state: TrainState) -> Batc
     n_frames = min(stage.n_frames, len(source.table))
     samples = np.unique(np.linspace(0, len(source.table) - 1, n_frames).round().astype(np.int64)).tolist()
     sharding = sharding_of(trainer.mesh, -(-len(samples) // trainer.config.frames_per_batch))
-    budget = plan_run_budget(source, [samples], sharding.n_shards, trainer.config.data.budget_margin)
+    margin = trainer.config.data.budget_margin
+    budgets = plan_run_budgets(source, [samples], sharding.n_shards, margin)
     targets = trainer.targets(source, state, subtracted=False)
 
     def example(sample: int, step: int) -> Example:
         return targets.example(sample, trainer.config.loss)
 
-    return BatchBuilder(source, example, sharding, budget, trainer.dtype).build(samples, 0)
+    return BatchBuilder(source, example, sharding, budgets, margin, trainer.dtype).build(samples, 0)

@@ -1,7 +1,8 @@
-"""From the order of frames to packed batches: shards of equal work, one fixed shape, made ahead in threads."""
+"""From the order of frames to packed batches: shards of equal work, a few fixed shapes, made ahead in threads."""
 
 import contextlib
 import dataclasses
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cg_data.contracts import Array, BeadGraph, contract
-from cg_models.graph import ROW_WIDTH, Budget, pack
+from cg_models.graph import ROW_WIDTH, Budget, least_padding_cuts, pack
 from cg_train.frames import GraphSource
 from cg_train.order import SampleOrder
 
@@ -18,8 +19,12 @@ Item = TypeVar("Item")
 
 PLANNED_STEPS = 10_000
 """Batches looked at ahead when budgets are planned."""
-EDGE_SAMPLE = 20_000
-"""Frames whose edges are counted when budgets are planned."""
+COMPARED_BATCHES = 1000
+"""Of them, how many at most, evenly spaced in size, decide where the shapes lie."""
+ROWS = -1
+"""Place of the rows of edges among what a shard needs."""
+LEAST_SAVING = 0.05
+"""Share of the padded rows of edges that another shape must save: it is compiled for minutes, and saves for days."""
 
 MASKS = ("bead_mask", "edge_mask", "bond_mask", "angle_mask", "dihedral_mask")
 
@@ -100,43 +105,54 @@ def assign_shards(loads: Sequence[float], n_shards: int) -> list[list[int]]:
     return shards
 
 
-def most_rows(source: GraphSource) -> np.ndarray:
-    """Return [n_domains], the most rows of edges that a frame of each domain fills, over sampled frames."""
-    table = source.table
-    each = max(4, EDGE_SAMPLE // max(len(table.domain_names), 1))
-    most = np.zeros(len(table.domain_names), np.int64)
-    for domain in range(len(most)):
-        samples = np.flatnonzero(table.domain == domain)
-        if len(samples) > each:
-            samples = samples[np.linspace(0, len(samples) - 1, each).round().astype(np.int64)]
-        for sample in samples:
-            most[domain] = max(most[domain], source.n_rows(int(sample)))
-    return most
-
-
 def shard_samples(source: GraphSource, samples: Sequence[int], n_shards: int) -> list[list[int]]:
     """Return the samples of each shard."""
     loads = [float(source.table.n_beads[source.table.domain[s]]) for s in samples]
     return [[int(samples[place]) for place in places] for places in assign_shards(loads, n_shards)]
 
 
-def plan_run_budget(source: GraphSource, batches: Sequence[Sequence[int]], n_shards: int, margin: float) -> Budget:
-    """Return the budget of one shard that all `batches` (lists of samples) fit, with `margin` more edges.
+def plan_run_budgets(
+    source: GraphSource, batches: Sequence[Sequence[int]], n_shards: int, margin: float, most_shapes: int = 1
+) -> tuple[Budget, ...]:
+    """Return the budgets of one shard that all `batches` (lists of samples) fit, each with room for all that the one before has.
 
-    Numbers of beads and bonded tuples are exact; rows of edges are estimated from sampled frames.
+    All shards of a batch have one shape, the first of these that its largest shards fit. The number of shapes grows up to
+    `most_shapes` while each saves enough padding.
     """
-    per_domain = np.array([[*source.sizes(domain), rows] for domain, rows in enumerate(most_rows(source))], np.int64)
-    most, most_frames = np.zeros(per_domain.shape[1], np.int64), 1
-    for samples in batches:
-        for shard in shard_samples(source, samples, n_shards):
-            most = np.maximum(most, per_domain[source.table.domain[np.asarray(shard, np.int64)]].sum(axis=0))
-            most_frames = max(most_frames, len(shard))
-    n_beads, n_bonds, n_angles, n_dihedrals, n_rows = (int(n) for n in most)
+    needs = np.array([_largest_shards(source, shard_samples(source, samples, n_shards)) for samples in batches])
+    needs = needs[np.argsort(needs[:, ROWS], kind="stable")]
+    compared = needs[np.linspace(0, len(needs) - 1, min(len(needs), COMPARED_BATCHES)).round().astype(int), ROWS]
+    chosen, padded = needs[-1:], np.inf
+    for n_shapes in range(1, min(most_shapes, len(compared)) + 1):
+        runs = np.split(compared, least_padding_cuts(compared, n_shapes))
+        rows = sum(int(run[-1]) * len(run) for run in runs)
+        if rows >= (1 - LEAST_SAVING) * padded:
+            break
+        padded = rows
+        ends = np.searchsorted(needs[:, ROWS], [run[-1] for run in runs], side="right")
+        chosen = np.array([needs[:end].max(axis=0) for end in ends])
+    return tuple(dict.fromkeys(_with_room(need, margin) for need in chosen))
+
+
+def _largest_shards(source: GraphSource, shards: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return the most beads, bonds, angles, dihedrals, frames and rows of edges of any shard, [6].
+
+    Rows are an estimate from sampled frames, the others are exact.
+    """
+    needs = source.needs
+    of_shards = [needs[source.table.domain[np.asarray(shard, np.int64)]].sum(axis=0) for shard in shards]
+    *exact, rows = np.max(of_shards, axis=0)
+    return np.array([*exact, max(1, *map(len, shards)), rows])
+
+
+def _with_room(need: np.ndarray, margin: float) -> Budget:
+    """Return the budget for what the largest shards need, with `margin` more edges."""
+    n_beads, n_bonds, n_angles, n_dihedrals, n_frames, n_rows = (int(n) for n in need)
     n_rows = _round_up(int(n_rows * (1 + margin)) + 1, 8)
     return Budget(
         n_beads=_round_up(n_beads + 1, 16),
         n_edges=n_rows * ROW_WIDTH,
-        n_frames=most_frames + 1,
+        n_frames=n_frames + 1,
         n_bonds=_round_up(n_bonds + 1, 16),
         n_angles=_round_up(n_angles + 1, 16),
         n_dihedrals=_round_up(n_dihedrals + 1, 16),
@@ -145,37 +161,54 @@ def plan_run_budget(source: GraphSource, batches: Sequence[Sequence[int]], n_sha
 
 
 class BatchBuilder:
-    """Packs lists of samples into batches of one shape.
+    """Packs lists of samples into batches, each of the first of a few shapes that it fits: the same in all processes.
 
-    example: sample, step -> `Example`; called from several threads.
+    example: sample, step -> `Example`; called from several threads. budgets, margin: as `plan_run_budgets` has them.
     """
 
-    def __init__(self, source: GraphSource, example: Callable[[int, int], Example], sharding: Sharding, budget: Budget, dtype: np.dtype):
+    def __init__(
+        self,
+        source: GraphSource,
+        example: Callable[[int, int], Example],
+        sharding: Sharding,
+        budgets: Sequence[Budget],
+        margin: float,
+        dtype: np.dtype,
+    ):
         self.source = source
-        self.budget = budget
+        self.budgets = tuple(budgets)
         self._example = example
         self._sharding = sharding
+        self._margin = margin
         self._dtype = dtype
 
     def build(self, samples: Sequence[int], step: int) -> Batch:
         """Return this process's part of a batch; `BudgetOverflow` where a shard does not fit."""
         shards = shard_samples(self.source, samples, self._sharding.n_shards)
+        budget = self._shape(shards)
         parts = []
         for part in range(self._sharding.n_parts):
             first = part * self._sharding.n_devices
-            parts.append(_stack([self._pack(shards[first + device], step) for device in self._sharding.local]))
+            parts.append(_stack([self._pack(shards[first + device], step, budget) for device in self._sharding.local]))
         return _stack(parts)
 
-    def _pack(self, shard: Sequence[int], step: int) -> Batch:
+    def _shape(self, shards: Sequence[Sequence[int]]) -> Budget:
+        if len(self.budgets) == 1:
+            return self.budgets[0]
+        wanted = dataclasses.astuple(_with_room(_largest_shards(self.source, shards), self._margin))
+        fitting = (budget for budget in self.budgets if all(map(operator.le, wanted, dataclasses.astuple(budget))))
+        return next(fitting, self.budgets[-1])
+
+    def _pack(self, shard: Sequence[int], step: int, budget: Budget) -> Batch:
         # A shard without frames packs one and hides it.
         examples = [self._example(sample, step) for sample in shard or [0]]
-        graph = pack([example.graph for example in examples], self.budget)
+        graph = pack([example.graph for example in examples], budget)
         graph = dataclasses.replace(graph, positions=np.asarray(graph.positions, self._dtype))
-        forces = np.zeros((self.budget.n_beads, 3), self._dtype)
-        weights = np.zeros(self.budget.n_beads, self._dtype)
-        energies, energy_weights, stress_weights = (np.zeros(self.budget.n_frames, self._dtype) for _ in range(3))
-        stress = np.zeros((self.budget.n_frames, 6), self._dtype)
-        volumes = np.ones(self.budget.n_frames, self._dtype)
+        forces = np.zeros((budget.n_beads, 3), self._dtype)
+        weights = np.zeros(budget.n_beads, self._dtype)
+        energies, energy_weights, stress_weights = (np.zeros(budget.n_frames, self._dtype) for _ in range(3))
+        stress = np.zeros((budget.n_frames, 6), self._dtype)
+        volumes = np.ones(budget.n_frames, self._dtype)
         start = 0
         for frame, example in enumerate(examples if shard else []):
             end = start + len(example.forces)

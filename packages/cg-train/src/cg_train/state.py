@@ -62,7 +62,7 @@ class Progress(pydantic.BaseModel):
     validations_without_best: int = 0
     validations_without_reduction: int = 0
     plateau_best_mse: float | None = None
-    budget: dict[str, int | None] | None = None
+    budgets: list[dict[str, int | None]] | None = None
     budget_shards: int = 0
     replans: int = 0
     schedule_offset: int = 0
@@ -97,7 +97,7 @@ class Progress(pydantic.BaseModel):
         """Move on to the next stage, which starts at the present step."""
         self.stage += 1
         self.stage_first_step = self.step
-        self.budget = None
+        self.budgets = None
         self.schedule_offset = 0
         for member in self.members or []:
             member.next_stage()

@@ -17,6 +17,7 @@ data:
   temperature_weights: {}   # for example {320.0: 2.0}
   edge_cache_gigabytes: 2.0 # memory for edges of frames already seen
   budget_margin: 0.05       # room for edges beyond what sampled frames need
+  most_shapes: 4            # of batches, each compiled once: more shapes, less padding
   prefetch_threads: 1
   prefetch_batches: 4
 
