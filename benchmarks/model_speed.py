@@ -13,7 +13,8 @@ and the table holds medians over all rounds. Training: energies, forces, loss of
 energies and forces. Where a peer offers torch.compile its faster way counts, and is named.
 
 Where there is a GPU all sides use it. Then `--together` compiles everything at once before the first measurement. The standard error
-has every way's time, the most memory of a GPU that it held, and for ours the rate of the operations that XLA counts in the program.
+has every way's time, the most memory of a GPU that it held, and for ours also the operations that XLA counts in the program, their rate,
+and on a CPU the memory that XLA plans for it.
 """
 
 import argparse
@@ -122,7 +123,7 @@ class Side:
 
 @dataclasses.dataclass
 class Timed:
-    """What is measured: a function that returns when its work is done, the most bytes of a GPU held, operations of one call."""
+    """What is measured: a function that returns when its work is done, the most bytes held or planned, operations of one call."""
 
     run: Callable
     peak_bytes: Callable = lambda: None
@@ -200,9 +201,13 @@ def prepare_ours(way, case, what):
     matmul = next((option for option in options if option != "cuequivariance"), "float32")
     evaluate = energy_and_forces(low_precision(model.energy, matmul))
 
-    def timed(run, step, *arguments):
+    def timed(run, step, compiled, *arguments):
         def peak_bytes():
-            return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+            device = jax.devices()[0].memory_stats()
+            if device:
+                return device["peak_bytes_in_use"]
+            planned = compiled.memory_analysis()
+            return planned.argument_size_in_bytes + planned.output_size_in_bytes + planned.temp_size_in_bytes
 
         if "cuequivariance" in options:  # calls of its kernels are not counted
             return Timed(run, peak_bytes)
@@ -212,7 +217,8 @@ def prepare_ours(way, case, what):
 
     if what == "md":
         forces_of = jax.jit(evaluate)
-        return timed(lambda: jax.block_until_ready(forces_of(params, graph)), forces_of, params, graph)
+        compiled = forces_of.lower(params, graph).compile()
+        return timed(lambda: jax.block_until_ready(compiled(params, graph)), forces_of, compiled, params, graph)
     forces, energies = jax.numpy.asarray(data["forces"]), jax.numpy.asarray(data["energies"])
     optimizer = optax.adam(1e-6)
 
@@ -227,12 +233,13 @@ def prepare_ours(way, case, what):
         return optax.apply_updates(params, updates), state, value
 
     now = {"params": params, "state": optimizer.init(params)}
+    compiled = step.lower(*now.values()).compile()
 
     def run():
-        now["params"], now["state"], value = step(now["params"], now["state"])
+        now["params"], now["state"], value = compiled(*now.values())
         value.block_until_ready()
 
-    return timed(run, step, params, now["state"])
+    return timed(run, step, compiled, *now.values())
 
 
 @dataclasses.dataclass
@@ -297,7 +304,7 @@ class Row:
                 print(f"{name} failed: {way.error}", file=sys.stderr)
                 continue
             memory = f", {way.bytes / n_beads / 1e3:.1f} MB per 1,000 beads" if way.bytes else ""
-            rate = f", {way.operations / way.milliseconds / 1e9:.2f} TFLOP/s" if way.operations else ""
+            rate = f", {way.operations / 1e9:.1f} GFLOP, {way.operations / way.milliseconds / 1e9:.3f} TFLOP/s" if way.operations else ""
             print(f"{name} {way.milliseconds:.2f} ms{memory}{rate}", file=sys.stderr, flush=True)
         ours, theirs = (best(ways) for ways in (self.own, self.peers))
         cells = [self.backbone, self.what, self.label]
