@@ -156,6 +156,13 @@ def test_many_frames_have_the_energies_and_forces_of_each_alone(bundle):
         np.testing.assert_allclose(force, alone_forces @ turned.T, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("x64", [False, True])
+def test_positions_in_a_list_have_the_precision_that_jax_has(bundle, x64):
+    with jax.enable_x64(x64):
+        graph = bundle.graph(random_chain(8).tolist(), residues(8))
+        assert graph.positions.dtype == (np.float64 if x64 else np.float32)
+
+
 def test_the_gradient_of_the_energy_is_the_force_inside_other_compiled_code(bundle):
     graph = bundle.graph(random_chain(8), residues(8))
     gradient = jax.jit(jax.grad(lambda x: bundle.energy(dataclasses.replace(graph, positions=x)).sum()))(graph.positions)
@@ -176,6 +183,7 @@ def test_forces_of_an_ensemble_are_a_vmap_over_parameters(bundle):
         (np.zeros((4, 8)), {}, r"expected positions \[n_frames, n_beads, 3\], received \[4, 8\]"),
         (np.zeros((3, 8, 3)), {"chain_index": np.zeros(3)}, "expected 8 values of chain_index, one per position, received 3"),
         (np.zeros((3, 5, 3)), {}, "expected 5 species, one per position, received 8"),
+        (np.where(np.arange(3)[:, None, None] == 1, np.nan, np.zeros((3, 8, 3))), {}, "positions must be finite; those of frame 1 are not"),
     ],
 )
 def test_frames_that_do_not_fit_are_refused(bundle, positions, options, message):

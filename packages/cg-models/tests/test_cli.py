@@ -44,6 +44,11 @@ def test_describe_reads_a_bundle():
     assert facts["parameters"]["prior"] == 14
 
 
+def test_a_bundle_is_described_as_it_is():
+    with pytest.raises(UserError, match=r"a bundle is described as it is, received backbone\.layers=1"):
+        describe(str(BUNDLE), ["backbone.layers=1"])
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [("allegri", "expected one of allegro"), ("allegro:tiny", "expected a size of default"), ("nowhere.yaml", "no such file")],

@@ -19,6 +19,7 @@ from cg_data.atomic import atomic_folder, sha256
 from cg_data.configuration import read_yaml
 from cg_data.contracts import Array, BeadGraph, EnergyFn
 from cg_data.errors import UserError, require
+from cg_data.mapped import first_not_finite
 from cg_data.topology import frame_graph
 from cg_models.config import ModelConfig
 from cg_models.forces import energy_and_forces
@@ -96,6 +97,7 @@ class Bundle:
         require(
             positions.ndim == 2 and positions.shape[1] == 3, f"graph: expected positions [n_beads, 3], received {list(positions.shape)}"
         )
+        _require_finite(positions, "bead")
         identities = self._identities(len(positions), species, residue_index, chain_index)
         graph = frame_graph(positions, *identities, self.cutoff_angstrom)
         return in_rows(graph) if rows else graph
@@ -130,6 +132,7 @@ class Bundle:
         shape = list(positions.shape)
         require(len(shape) == 3 and shape[2] == 3, f"for_frames: expected positions [n_frames, n_beads, 3], received {shape}")
         n_frames, n_beads, _ = shape
+        _require_finite(positions, "frame")
         identities = self._identities(n_beads, species, residue_index, chain_index)
         energies, forces = np.zeros(shape[:2], positions.dtype), np.zeros(shape, positions.dtype)
         at_once = max(min(beads_per_batch // max(n_beads, 1), n_frames), 1)
@@ -254,11 +257,17 @@ def load_bundle(path: Path | str, kernels: str | None = None) -> Bundle:
 
 
 def _real(positions: Array) -> Array:
-    """Return positions as a floating array: as they are where they have a dtype of their own that is one, else float32."""
+    """Return positions as a floating array: as they are where they have a dtype of their own that is one, else in JAX's."""
     if isinstance(positions, jax.Array):
         return positions
     array = np.asarray(positions)
-    return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float32)
+    has_own = hasattr(positions, "dtype") and np.issubdtype(array.dtype, np.floating)
+    return array if has_own else array.astype(jax.dtypes.canonicalize_dtype(np.float64))
+
+
+def _require_finite(positions: Array, what: str) -> None:
+    bad = first_not_finite(positions)
+    require(bad is None, f"positions must be finite; those of {what} {bad} are not: correct or leave it out")
 
 
 def _frames_budget(graphs: Sequence[BeadGraph], n_frames: int) -> Budget:

@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from cg_data.contracts import BeadGraph
-from cg_data.errors import UserError
+from cg_data.errors import UserError, require
 from cg_data.mapping import RESIDUE_SPECIES
 from cg_models.backbones.registry import BACKBONES, options_of
 from cg_models.bundle import load_bundle
@@ -36,6 +36,7 @@ def describe(target: str, overrides: Sequence[str] = ()) -> str:
     """Return a description of `BACKBONE[:SIZE]`, a configuration file or a bundle; `UserError` where it is none of these."""
     path = Path(target)
     if path.is_dir():
+        require(not overrides, f"{path}: a bundle is described as it is, received {', '.join(overrides)}: leave that out")
         bundle = load_bundle(path)
         header: dict[str, Any] = {"bundle": str(path), "species": list(bundle.species_names)}
         header |= {"dataset": dict(bundle.dataset_info), "metrics": dict(bundle.metrics)}
