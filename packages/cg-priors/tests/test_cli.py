@@ -65,6 +65,47 @@ def test_export_writes_a_folder_for_lammps(prior_file, trp_cage_file, tmp_path):
     assert "prior at 300 K" in (tmp_path / "lammps" / "prior.settings").read_text()
 
 
+def error_line(*arguments):
+    """Run the program as a user does; return its one line of error, having checked that it is one and that the code is 2."""
+    program = Path(sys.executable).parent / "cg-priors"
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.mark.parametrize("to", ["lammps", "openmm"])
+def test_export_replaces_nothing(to, prior_file, trp_cage_file, tmp_path):
+    if to == "openmm":
+        pytest.importorskip("openmm")
+    (tmp_path / "old").mkdir()
+    for path in (tmp_path / "old" / "system.xml", tmp_path / "file"):
+        path.write_text("mine")
+    for output in ("old", "file"):
+        line = error_line("export", prior_file, trp_cage_file, "-o", tmp_path / output, "--format", to)
+        assert f"{tmp_path / output}: already exists; expected a new or empty folder" in line
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["system.xml"]
+    assert (tmp_path / "old" / "system.xml").read_text() == (tmp_path / "file").read_text() == "mine"
+
+
+def test_fit_refuses_a_folder_as_its_output(tmp_path):
+    (tmp_path / "prior.yaml").mkdir()
+    assert f"{tmp_path / 'prior.yaml'}: expected a file, found a folder" in error_line("fit", "none.npz", "-o", tmp_path / "prior.yaml")
+
+
+def test_plots_that_cannot_be_written_are_refused_before_anything_is_fitted(trp_cage_file, tmp_path, monkeypatch):
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.setattr("cg_priors.report.read_frames", lambda *_: pytest.fail("read the data"))
+    for name, message in (("page.gif", r"expected a name ending in \.png"), ("folder.png", "expected a file, found a folder")):
+        with pytest.raises(UserError, match=message):
+            call("fit", trp_cage_file, "-o", tmp_path / "prior.yaml", "--plots", tmp_path / name)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match="plots need matplotlib"):
+        call("fit", trp_cage_file, "-o", tmp_path / "prior.yaml", "--plots", tmp_path / "page.png")
+    assert not (tmp_path / "prior.yaml").exists()
+
+
 def test_template_is_a_configuration(tmp_path):
     text = call("template").stdout
     assert yaml.safe_load(text)["bond"]["form"] == "harmonic"
@@ -130,5 +171,8 @@ def test_a_trajectory_that_mdanalysis_reads_gives_the_same_frames(trp_cage, tmp_
     done = call("fit", tmp_path / "run.dcd", "--topology", tmp_path / "topology.pdb", "-o", tmp_path / "prior.yaml",
                 "temperature_kelvin=348", "bootstrap_samples=0", "angle.order=2", "dihedral.order=1")  # fmt: skip
     assert done.exit_code == 0, done.output
+    done = call("export", tmp_path / "prior.yaml", tmp_path / "run.dcd", "--topology", tmp_path / "topology.pdb", "-o", tmp_path / "lammps")
+    assert done.exit_code == 0, done.output
+    assert "20 atoms" in (tmp_path / "lammps" / "prior.data").read_text()
     with pytest.raises(UserError, match="do not state their temperature"):
         read_frames(tmp_path / "run.dcd", topology=tmp_path / "topology.pdb")

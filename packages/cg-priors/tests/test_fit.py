@@ -140,6 +140,51 @@ def test_every_parameter_has_a_standard_error(trp_cage):
     assert 0 < prior.terms["bond"].errors["force_constant"][0] < 20
 
 
+@pytest.mark.parametrize("method", ["joint", "lbfgs"])
+def test_a_parameter_that_forces_do_not_fit_keeps_its_standard_error(trp_cage, method):
+    frames, species = trp_cage
+    settings = {"bootstrap_samples": 5, "force_match": {"max_frames": 100, "iterations": 3}}
+    first, refined = (fit([frames], PriorConfig.parse({**settings, **more}, "test"), species) for more in ({}, {"method": method}))
+    if method == "joint":
+        np.testing.assert_array_equal(refined.terms["repulsion"].errors["sigma"], first.terms["repulsion"].errors["sigma"])
+    for name, group in refined.arrays.items():
+        for key, value in group.items():
+            errors = refined.terms[name].errors[key]
+            assert errors.shape == np.shape(value)
+            assert not ((errors > 0) & (errors < 1e-12)).any()
+
+
+def test_one_block_of_frames_has_no_standard_errors(trp_cage):
+    frames, species = trp_cage
+    prior = fit([frames.select(slice(0, 1))], PriorConfig(bootstrap_samples=5), species)
+    assert all(not term.errors for term in prior.terms.values())
+
+
+def test_statistics_count_the_samples_of_the_data(trp_cage):
+    frames, species = trp_cage
+    prior = fit([frames], PriorConfig(bootstrap_samples=0), species)
+    counts = {name: int(prior.terms[name].statistics["count"][0]) for name in ("bond", "angle", "dihedral")}
+    assert counts == {name: frames.n_frames * (frames.n_beads - n) for name, n in (("bond", 1), ("angle", 2), ("dihedral", 3))}
+
+
+def test_bonds_longer_than_any_are_refused_or_told(trp_cage, caplog):
+    frames, species = trp_cage
+    config = PriorConfig(bootstrap_samples=0)
+    with pytest.raises(UserError, match=r"bond: 4,\d+ of 4,\d+ bonds are not 2 to 6 angstrom long: positions are angstrom"):
+        fit([dataclasses.replace(frames, positions=frames.positions / 10)], config, species)
+    wrapped = np.array(frames.positions)
+    wrapped[:40, 10:] += 30
+    fit([dataclasses.replace(frames, positions=wrapped)], config, species)
+    assert f"bond: 40 of {frames.n_frames * 19:,} bonds are not 2 to 6 angstrom long" in caplog.text
+
+
+def test_temperatures_that_are_nearly_equal_are_refused(trp_cage):
+    frames, species = trp_cage
+    kelvin = np.where(np.arange(frames.n_frames) % 2, 348.4, 348.0).astype(np.float32)
+    with pytest.raises(UserError, match=r"equal or at least 1 K apart, received 348 and 348\.4 K"):
+        fit([dataclasses.replace(frames, temperature=kelvin)], PriorConfig(temperature_kelvin="all"), species)
+
+
 def test_blocks_and_stretches_do_not_change_a_histogram(trp_cage, chignolin, monkeypatch):
     """Nor do the other molecules of a fit, whose chains share the compiled function."""
     (frames, species), (other, _) = trp_cage, chignolin

@@ -176,3 +176,23 @@ def test_the_original_systems_file_is_read(tmp_path):
     path.write_text(yaml.safe_dump(original))
     with pytest.raises(UserError, match="temperature_kelvin: expected the temperature of the data"):
         load_prior(path)
+
+
+def test_nothing_but_an_earlier_prior_is_replaced(trp_cage, tmp_path):
+    frames, species = trp_cage
+    splines = fit([frames], PriorConfig.parse({"angle": {"form": "spline"}, "bootstrap_samples": 0}, "test"), species)
+    data = tmp_path / "mine.npz"
+    np.savez(data, positions=np.zeros((1, 3, 3)))
+    before = data.read_bytes()
+    with pytest.raises(UserError, match=r"mine\.npz: is no spline file of a prior, and would be replaced by that of mine\.yaml"):
+        save_prior(tmp_path / "mine.yaml", splines)
+    assert data.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.npz"]
+    for name in ("prior.npz", "prior"):
+        with pytest.raises(UserError, match=r"expected a name that ends in \.yaml"):
+            save_prior(tmp_path / name, splines)
+    for _ in range(2):
+        save_prior(tmp_path / "prior.yaml", splines)
+    np.testing.assert_array_equal(
+        load_prior(tmp_path / "prior.yaml").arrays["angle"]["coefficients"], splines.arrays["angle"]["coefficients"]
+    )

@@ -10,7 +10,9 @@ from cg_data.command_line import new_app, run_app
 
 app = new_app("cg-priors", "Boltzmann-inverted bond, angle, dihedral and repulsion priors for coarse-grained proteins.")
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="A dataset folder, an .npz file, or with --topology a trajectory.")]
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", help="A dataset folder, an .npz, .pdb or .gro file, or with --topology a trajectory.")
+]
 Prior = Annotated[Path, typer.Argument(metavar="PRIOR", help="A prior.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options, as in the configuration file.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of options; cg-priors template prints one.")]
@@ -38,7 +40,7 @@ def fit(
     config: ConfigFile = None,
     topology: Topology = None,
     split: Split = "train",
-    plots: Annotated[Path | None, typer.Option("--plots", help="Write a page of plots: .png, .pdf or .svg.")] = None,
+    plots: Annotated[Path | None, typer.Option("--plots", help="Write pages of plots, one a temperature: .png, .pdf or .svg.")] = None,
 ) -> None:
     """Fit a prior, check it, write it, print what it found."""
     from cg_priors.report import fit_and_write
@@ -59,31 +61,33 @@ def check(prior: Prior) -> None:
 @app.command(epilog="Example: cg-priors plot prior.yaml dataset -o prior.png")
 def plot(
     prior: Prior,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write: .png, .pdf or .svg.")],
-    data: Annotated[Path | None, typer.Argument(metavar="[DATA]", help="Data to draw beside the prior, at its temperature.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write, one a temperature: .png, .pdf or .svg.")],
+    data: Annotated[Path | None, typer.Argument(metavar="[DATA]", help="Data to draw beside the prior, at its temperatures.")] = None,
     topology: Topology = None,
     split: Split = "train",
+    temperature_kelvin: Annotated[float | None, typer.Option("--temperature", help="That of data that do not state theirs, K.")] = None,
 ) -> None:
     """Draw a prior: histograms of the data, Boltzmann densities, potentials."""
     from cg_priors.report import plot_files
 
-    for path in plot_files(prior, data, output, topology, split):
+    for path in plot_files(prior, data, output, topology, split, temperature_kelvin):
         typer.echo(f"plots: {path}")
 
 
 @app.command(epilog="Example: cg-priors export prior.yaml protein.npz -o lammps --format lammps")
 def export(
     prior: Prior,
-    structure: Annotated[Path, typer.Argument(metavar="DATA", help="A dataset folder or .npz file: its first frame is the molecule.")],
+    structure: Annotated[Path, typer.Argument(metavar="DATA", help="Data as for fit, of which the first frame is the molecule.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
     format: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.LAMMPS,
+    topology: Topology = None,
     temperature_kelvin: Annotated[float | None, typer.Option("--temperature", help="Select or scale the prior, K.")] = None,
     domain: Annotated[int, typer.Option("--domain", help="Which domain of a dataset, counted from 0.")] = 0,
 ) -> None:
     """Write a prior for another simulation program, for one molecule."""
     from cg_priors.report import export_files
 
-    for path in export_files(prior, structure, output, format.value, temperature_kelvin, domain):
+    for path in export_files(prior, structure, output, format.value, topology, temperature_kelvin, domain):
         typer.echo(str(path))
 
 

@@ -28,7 +28,8 @@ def js_divergence(p: Array, q: Array) -> float:
     middle = 0.5 * (p + q)
 
     def relative(part: np.ndarray) -> float:
-        some = part > 0
+        # Half of the smallest number is zero.
+        some = (part > 0) & (middle > 0)
         return float((part[some] * np.log(part[some] / middle[some])).sum())
 
     return max(0.0, 0.5 * relative(p) + 0.5 * relative(q))

@@ -3,7 +3,7 @@
 LAMMPS's conventions, where they differ from ours: harmonic K is half our force constant; angles are written in degrees; tables
 hold forces per degree; and pairs can be excluded by bonds alone. So each pair two to five residues apart becomes a bond of a
 table type that carries the excluded volume, and `special_bonds lj 0 1 1` keeps all bonded pairs, and only those, out of the
-repulsion. Weights are multiplied in.
+repulsion; without that term it is a bond that costs nothing. Weights are multiplied in.
 """
 
 from collections.abc import Sequence
@@ -66,14 +66,16 @@ def export_lammps(output: Path | str, prior: PriorParameters, molecule: BeadFram
 def _sections(prior: PriorParameters, graph: BeadGraph) -> dict[str, Section]:
     sections = {}
     for name in ("bond", "angle", "dihedral", "excluded_volume"):
-        if name not in prior.terms:
+        if name not in prior.terms and not (name == "excluded_volume" and "repulsion" in prior.terms):
             continue
         tuples, mask = TERM_KINDS[name].tuples(graph)
         tuples = tuples[mask]
         if name not in BONDED:
             tuples = tuples[tuples[:, 0] < tuples[:, 1]]
-        lookup = row_lookup(name, prior.terms[name].rows, prior.species_names)
-        rows = lookup[tuple(graph.species[tuples[:, column]] for column in KEY_COLUMNS[name])]
+        rows = np.zeros(len(tuples), int)
+        if name in prior.terms:
+            lookup = row_lookup(name, prior.terms[name].rows, prior.species_names)
+            rows = lookup[tuple(graph.species[tuples[:, column]] for column in KEY_COLUMNS[name])]
         first = 1 + len(prior.terms["bond"].rows) if name == "excluded_volume" and "bond" in prior.terms else 1
         sections[name] = Section(name, tuples, rows, first)
     return sections
@@ -84,12 +86,15 @@ def _settings(prior: PriorParameters, sections: dict[str, Section], folder: Path
         f"# prior at {prior.temperature_kelvin:g} K; include after read_data; weights are multiplied in",
         # LAMMPS loses energies of beads where OpenMP sub-styles of a hybrid bond style run on several threads; these styles cost little.
         'if "$(is_active(package,omp))" then "suffix off"',
-        f"bond_style hybrid {' '.join(_bond_styles(prior))}",
+        f"bond_style hybrid {' '.join(_bond_styles(prior, sections))}",
         'if "$(is_active(package,omp))" then "suffix omp"',
         "special_bonds lj 0.0 1.0 1.0",
         f"comm_modify cutoff {LONGEST_PAIR_ANGSTROM + 2:g}",
     ]
     for name, section in sections.items():
+        if name not in prior.terms:
+            lines.append(f"bond_coeff {section.first_type} zero # pairs that do not repel")
+            continue
         term = prior.terms[name]
         kind = "bond" if name == "excluded_volume" else name
         if kind != "bond":
@@ -109,11 +114,12 @@ def _settings(prior: PriorParameters, sections: dict[str, Section], folder: Path
     return lines + _pair_lines(prior, folder)
 
 
-def _bond_styles(prior: PriorParameters) -> list[str]:
+def _bond_styles(prior: PriorParameters, sections: dict[str, Section]) -> list[str]:
     """Return the sub-styles in use; LAMMPS refuses others."""
     forms = [prior.terms[name].form for name in ("bond", "excluded_volume") if name in prior.terms]
     styles = ["harmonic"] if "harmonic" in forms else []
-    return styles + ([f"table spline {BOND_TABLE_POINTS}"] if set(forms) - {"harmonic"} else [])
+    styles += [f"table spline {BOND_TABLE_POINTS}"] if set(forms) - {"harmonic"} else []
+    return styles + (["zero"] if set(sections) - set(prior.terms) else [])
 
 
 def _fourier_coefficients(prior: PriorParameters, index: int) -> str:
@@ -187,7 +193,9 @@ def _data(prior: PriorParameters, graph: BeadGraph, sections: dict[str, Section]
         lines.append(f"{sum(len(part.tuples) for part in parts)} {title.lower()}")
     lines.append(f"{len(prior.species_names)} atom types")
     for title, parts in bonded.items():
-        n_types = max((part.first_type - 1 + len(prior.terms[part.name].rows) for part in parts), default=0)
+        n_types = max(
+            (part.first_type - 1 + (len(prior.terms[part.name].rows) if part.name in prior.terms else 1) for part in parts), default=0
+        )
         lines.append(f"{n_types} {title.lower()[:-1]} types")
     low, high = graph.positions.min(0) - BOX_MARGIN_ANGSTROM, graph.positions.max(0) + BOX_MARGIN_ANGSTROM
     lines += ["", *(f"{a:.6f} {b:.6f} {axis}lo {axis}hi" for a, b, axis in zip(low, high, "xyz", strict=True)), "", "Masses", ""]

@@ -3,6 +3,7 @@
 OpenMM counts in nm and kJ/mol: expressions convert their coordinate to angstrom and their energy from kcal/mol.
 """
 
+import functools
 import importlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cg_data.atomic import atomic_file
+from cg_data.atomic import atomic_folder
 from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError
 from cg_data.mapping import RESIDUE_MASSES_AMU
@@ -28,12 +29,11 @@ LONGEST_BOND_ANGSTROM = 12.0
 
 
 def export_openmm(output: Path | str, prior: PriorParameters, molecule: BeadFrames) -> list[Path]:
-    """Write `system.xml`, which `openmm.XmlSerializer` reads, into a folder; return the file."""
+    """Write `system.xml`, which `openmm.XmlSerializer` reads, into a new folder; return the file."""
     system = openmm_system(prior, molecule)
-    path = Path(output) / "system.xml"
-    with atomic_file(path) as aside:
-        aside.write_text(_openmm().XmlSerializer.serialize(system))
-    return [path]
+    with atomic_folder(output) as folder:
+        (folder / "system.xml").write_text(_openmm().XmlSerializer.serialize(system))
+    return [Path(output) / "system.xml"]
 
 
 def openmm_system(prior: PriorParameters, molecule: BeadFrames) -> Any:
@@ -82,7 +82,8 @@ def _bonded(openmm: Any, prior: PriorParameters, name: str, row: int, tuples: np
         for beads in tuples:
             force.addBond(beads.tolist(), [])
         return force
-    expression = f"{scale!r}*({_expression(term.form, p, term.settings)})"
+    formula, *parts = _expression(term.form, p, term.settings).split("; ")
+    expression = "; ".join([f"{scale!r}*({formula})", *parts])
     make = {2: openmm.CustomBondForce, 3: openmm.CustomAngleForce, 4: openmm.CustomTorsionForce}[width]
     force = make(expression + ("; x=r/0.1" if width == 2 else "; x=theta"))
     add = {2: "addBond", 3: "addAngle", 4: "addTorsion"}[width]
@@ -108,9 +109,10 @@ def _expression(form: str, p: dict[str, np.ndarray], settings: Any) -> str:
         return f"0.5*{v['force_constant']!r}*(x-{v['length']!r})^2"
     if form == "cis_trans":
         kt = float(settings["thermal_energy"])
-        trans = f"exp(-0.5*{v['force_constant']!r}*(x-{v['length']!r})^2/{kt!r})"
-        cis = f"exp(-(0.5*{v['cis_force_constant']!r}*(x-{v['cis_length']!r})^2+{v['cis_energy']!r})/{kt!r})"
-        return f"-{kt!r}*log({trans}+{cis})"
+        trans = f"trans=0.5*{v['force_constant']!r}*(x-{v['length']!r})^2"
+        cis = f"cis=0.5*{v['cis_force_constant']!r}*(x-{v['cis_length']!r})^2+{v['cis_energy']!r}"
+        # Both Boltzmann factors are zero far from the wells.
+        return f"min(trans,cis)-{kt!r}*log(1+exp(-abs(trans-cis)/{kt!r})); {trans}; {cis}"
     if form == "fourier":
         return _sum(f"{a!r}*cos({n}*x)+{b!r}*sin({n}*x)" for n, (a, b) in _numbered(p["cosine"], p["sine"]))
     if form == "periodic":
@@ -120,9 +122,12 @@ def _expression(form: str, p: dict[str, np.ndarray], settings: Any) -> str:
     if form == "restricted":
         return f"0.5*{v['force_constant']!r}*(cos(x)-cos({v['angle']!r}))^2/max(sin(x)^2,{SMALLEST_SINE_SQUARED!r})"
     if form == "gaussians":
-        parts = zip(p["log_weights"].tolist(), p["centres"].tolist(), p["widths"].tolist(), strict=True)
-        terms = _sum(f"exp({w!r}+(cos(x-({m!r}))-1)/{s * s!r})" for w, m, s in parts)
-        return f"-{float(settings['thermal_energy'])!r}*log({terms})"
+        gaussians = enumerate(zip(p["log_weights"].tolist(), p["centres"].tolist(), p["widths"].tolist(), strict=True))
+        exponents = [f"e{n}={w!r}+(cos(x-({m!r}))-1)/{s * s!r}" for n, (w, m, s) in gaussians]
+        terms = _sum(f"exp(e{n}-largest)" for n in range(len(exponents)))
+        # Far from all narrow centres every Gaussian is zero.
+        largest = functools.reduce(lambda found, n: f"max({found},e{n})", range(1, len(exponents)), "e0")
+        return f"-{float(settings['thermal_energy'])!r}*(largest+log({terms})); largest={largest}; {'; '.join(exponents)}"
     return _soft_sphere("x", repr(v["sigma"]), repr(v["epsilon"]), settings)
 
 

@@ -1,6 +1,7 @@
 """From frames to a prior: choose the temperature, histogram, fit every term, match forces where asked, check."""
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from cg_data.mapped import Rows, as_slice
 from cg_data.store import Dataset
 from cg_priors.config import PriorConfig
 from cg_priors.fit_term import RowFit, fit_term, needs_keys
-from cg_priors.histogram import Histogram, accumulate
+from cg_priors.histogram import RANGES, Histogram, accumulate
 from cg_priors.linear import Row
 from cg_priors.parameters import TERM_NAMES, PriorParameters, Term
 
@@ -33,13 +34,15 @@ def fit(frames: Sequence[BeadFrames], config: PriorConfig, species_names: Sequen
 
 def fit_and_histograms(
     frames: Sequence[BeadFrames], config: PriorConfig, species_names: Sequence[str]
-) -> tuple[PriorParameters, dict[str, Histogram]]:
-    """Return the prior, as `fit`, and the histograms behind its first block."""
+) -> tuple[PriorParameters, dict[float, dict[str, Histogram]]]:
+    """Return the prior, as `fit`, and the histograms behind the block of each temperature, all trajectories in one."""
     blocks: list[PriorParameters] = []
-    histograms: dict[str, Histogram] = {}
+    histograms: dict[float, dict[str, Histogram]] = {}
     for temperature in chosen_temperatures(frames, config):
         block, found = fit_at(at_temperature(frames, temperature), config, tuple(species_names), temperature)
-        histograms = histograms or found
+        histograms[temperature] = {
+            name: dataclasses.replace(item, counts=item.counts.sum(0, keepdims=True)) for name, item in found.items()
+        }
         blocks.append(block.check(f"prior fitted at {temperature:g} K"))
     return dataclasses.replace(blocks[0], others=tuple(blocks[1:])), histograms
 
@@ -70,6 +73,12 @@ def chosen_temperatures(frames: Sequence[BeadFrames], config: PriorConfig) -> tu
     """Return the temperatures to fit at, each present in the frames."""
     present = sorted({float(value) for item in frames for value in np.unique(item.temperature)})
     require(bool(present), "frames: expected at least one frame, received none: check the data set or the split")
+    for low, high in itertools.pairwise(present):
+        require(
+            high - low >= 2 * SAME_TEMPERATURE_KELVIN,
+            f"frames: expected temperatures that are equal or at least {2 * SAME_TEMPERATURE_KELVIN:g} K apart, received {low:g} and "
+            f"{high:g} K: give frames of one thermostat one temperature",
+        )
     shown = ", ".join(f"{value:g}" for value in present)
     chosen = config.temperature_kelvin
     if chosen == "all":
@@ -90,6 +99,17 @@ def chosen_temperatures(frames: Sequence[BeadFrames], config: PriorConfig) -> tu
     return wanted
 
 
+def check_bonds(histogram: Histogram) -> None:
+    """Raise `UserError` where most bonds are longer or shorter than any, warn where some are: of other units, or wrapped into a box."""
+    low, high, _ = RANGES["bond"]
+    inside, outside = int(histogram.counts.sum()), histogram.outside
+    found = f"bond: {outside:,} of {inside + outside:,} bonds are not {low:g} to {high:g} angstrom long"
+    remedy = "positions are angstrom, of whole molecules, and neighbours along a chain are bonded: convert, unwrap, or tell chains apart"
+    require(outside <= inside, f"{found}: {remedy}")
+    if outside:
+        logger.warning("%s and were left out; %s", found, remedy)
+
+
 def at_temperature(frames: Sequence[BeadFrames], temperature: float) -> list[BeadFrames]:
     """Return the frames at one temperature, without domains that have none."""
     selected = []
@@ -107,6 +127,8 @@ def fit_at(
     wanted = [name for name in TERM_NAMES if getattr(config, name) is not None]
     pooled = [name for name in wanted if not needs_keys(getattr(config, name))]
     histograms = accumulate(frames, wanted, species_names, config.pair_frames, pooled)
+    if "bond" in histograms:
+        check_bonds(histograms["bond"])
     terms: dict[str, Term] = {}
     arrays: dict[str, Row] = {}
     fits: dict[str, RowFit] = {}

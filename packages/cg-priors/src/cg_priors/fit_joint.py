@@ -78,7 +78,7 @@ def fit_joint(frames: Sequence[BeadFrames], prior: PriorParameters, fits: Mappin
         name: dataclasses.replace(
             term,
             weight=1.0,
-            errors=spread([sample[name] for sample in samples]) if len(samples) > 1 else {},
+            errors=spread([sample[name] for sample in samples], term.errors) if len(samples) > 1 else {},
             notes={**term.notes, "estimate": "joint least squares on forces", "ridge": float(ridge)},
         )
         for name, term in prior.terms.items()

@@ -87,7 +87,7 @@ def fit_lbfgs(frames: Sequence[BeadFrames], prior: PriorParameters, config: Prio
     terms = {
         name: dataclasses.replace(
             term,
-            errors=spread([sample[name] for sample in resampled]) if resampled else {},
+            errors=spread([sample[name] for sample in resampled], term.errors) if resampled else {},
             notes={**term.notes, "refined_by": "L-BFGS on forces", "steps": int(found.nit)},
         )
         for name, term in start.terms.items()

@@ -48,15 +48,15 @@ def fit_term(name: str, options: Any, histogram: Histogram, temperature: float, 
     """Return the term, its arrays [n_rows, ...] and the fit that made them."""
     rows, notes = choose_rows(name, options, histogram)
     row_fit = choose_fit(name, options, histogram.centres, rows[POOLED], temperature)
-    if name == "dihedral":
-        rows = {key: counts + EVEN_SAMPLES / counts.size for key, counts in rows.items()}
-    arrays = stack_rows([row_fit.fit(counts.sum(0)) for counts in rows.values()])
     ranges = [sampled_range(counts.sum(0), histogram.centres) for counts in rows.values()]
     statistics = {
         "low": np.array([low for low, _ in ranges]),
         "high": np.array([high for _, high in ranges]),
         "count": np.array([float(counts.sum()) for counts in rows.values()]),
     }
+    if name == "dihedral":
+        rows = {key: counts + EVEN_SAMPLES / counts.size for key, counts in rows.items()}
+    arrays = stack_rows([row_fit.fit(counts.sum(0)) for counts in rows.values()])
     errors = bootstrap(row_fit.fit, list(rows.values()), config)
     return (
         Term(options.form, options.weight, tuple(rows), row_fit.settings, statistics, errors, {**notes, **row_fit.notes}),
@@ -165,8 +165,8 @@ def soft_sphere(counts: np.ndarray, centres: np.ndarray, options: RepulsionConfi
 
 
 def bootstrap(row_fit: Callable[[np.ndarray], Row], rows: Sequence[np.ndarray], config: PriorConfig) -> Row:
-    """Return standard errors by resampling whole blocks of trajectories, shaped like the arrays; {} below two resamples."""
-    if config.bootstrap_samples < 2:
+    """Return standard errors by resampling whole blocks of trajectories, shaped like the arrays; {} below two resamples or blocks."""
+    if config.bootstrap_samples < 2 or rows[0].any(1).sum() < 2:
         return {}
     random = np.random.default_rng(config.seed)
     n_blocks = len(rows[0])
@@ -178,11 +178,17 @@ def bootstrap(row_fit: Callable[[np.ndarray], Row], rows: Sequence[np.ndarray], 
     return spread(samples)
 
 
-def spread(samples: Sequence[Row]) -> Row:
-    """Return the standard deviation over resamples of each parameter, on the circle for `phases` and `centres`."""
+def spread(samples: Sequence[Row], before: Mapping[str, np.ndarray] | None = None) -> Row:
+    """Return the standard deviation over resamples of each parameter, on the circle for `phases` and `centres`.
+
+    before: errors of an earlier fit, which stay those of parameters that no resample moved.
+    """
     errors = {}
     for key in samples[0]:
         values = np.stack([sample[key] for sample in samples])
+        if not np.ptp(values, axis=0).any():
+            errors[key] = (before or {}).get(key, np.zeros(values.shape[1:]))
+            continue
         if key in ("phases", "centres"):
             values = np.angle(np.exp(1j * (values - np.angle(np.exp(1j * values).mean(0)))))
         errors[key] = values.std(0, ddof=1)

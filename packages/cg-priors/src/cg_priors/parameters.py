@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ TERM_NAMES = ("bond", "angle", "dihedral", "repulsion", "excluded_volume")
 BONDED = ("bond", "angle", "dihedral")
 UNITS = {"length": "angstrom", "energy": "kcal/mol", "angle": "radian", "temperature": "kelvin"}
 SAME_TEMPERATURE_KELVIN = 0.01
+UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises for a file that is not an NPZ file, or is damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +137,12 @@ def _scaled(prior: PriorParameters, temperature_kelvin: float, how: str) -> Prio
 
 
 def save_prior(path: Path | str, prior: PriorParameters) -> None:
-    """Check a prior and write it as YAML; spline coefficients go to an `.npz` of the same name beside it. Atomic."""
+    """Check a prior and write it as YAML; spline coefficients go to an `.npz` of the same name beside it. Atomic.
+
+    Raises `UserError` where the name is not one of a YAML file, or the `.npz` is there and holds something else.
+    """
     path = Path(path)
+    check_free(path)
     blocks = [dataclasses.replace(prior, others=()), *prior.others]
     for block in blocks:
         block.check(str(path))
@@ -154,11 +162,24 @@ def save_prior(path: Path | str, prior: PriorParameters) -> None:
         aside.write_text(_HEADER + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=120))
 
 
+def check_free(path: Path) -> None:
+    """Raise `UserError` where a prior may not be written to `path`: nothing but an earlier prior is ever replaced."""
+    require(path.suffix in (".yaml", ".yml"), f"{path}: expected a name that ends in .yaml, received {path.name!r}: rename the prior")
+    require(not path.is_dir(), f"{path}: expected a file, found a folder: choose another name for the prior")
+    splines = path.with_suffix(".npz")
+    if splines.exists():
+        try:
+            known = all("/" in name for name in read_npz(splines))
+        except UserError:
+            known = False
+        require(known, f"{splines}: is no spline file of a prior, and would be replaced by that of {path.name}: choose another name")
+
+
 def load_prior(path: Path | str) -> PriorParameters:
     """Read and check a prior; `UserError` in one line where it cannot be used. Reads the original system's file as well."""
     path = Path(path)
     document = read_yaml(path)
-    if isinstance(document, dict) and "format" not in document and "bond" in document:
+    if isinstance(document, dict) and "format" not in document and "blocks" not in document and {"bond", "spline_file"} & set(document):
         from cg_priors.original import parse_original
 
         return parse_original(document, path).check(str(path))
@@ -171,9 +192,7 @@ def load_prior(path: Path | str) -> PriorParameters:
         f"{path}: expected format version {FORMAT_VERSION}, received {document.get('version')}: fit it again with this version",
     )
     require(document.get("units") == UNITS, f"{path}: units: expected {UNITS}, received {document.get('units')}: convert the file to them")
-    stored: dict[str, np.ndarray] = {}
-    if "spline_file" in document:
-        stored = read_npz(path.parent / document["spline_file"])
+    stored = spline_arrays(document, path)
     try:
         species = tuple(str(name) for name in document["species"])
         blocks = [_block_from_plain(values, species, stored, f"{path}: block {i}") for i, values in enumerate(document["blocks"])]
@@ -187,15 +206,35 @@ def load_prior(path: Path | str) -> PriorParameters:
     return dataclasses.replace(blocks[0], others=tuple(blocks[1:]))
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of an NPZ file; `UserError` where it is missing or not one."""
+def read_npz(path: Path, remedy: str = "fit the prior again") -> dict[str, np.ndarray]:
+    """Return the arrays of an NPZ file; `UserError` ending in `remedy` where it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+        # Opened here: NumPy leaves a file that is cut short open.
+        with open(path, "rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            require(isinstance(file, np.lib.npyio.NpzFile), f"{path}: expected an NPZ file of named arrays, received one array: {remedy}")
+            return {key: _member(file, key, path, remedy) for key in file.files}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, though the prior's spline_file names it: keep the two together") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a readable NPZ file ({error.__class__.__name__}): fit the prior again") from None
+    except UNREADABLE as error:
+        raise UserError(f"{path}: not a readable NPZ file ({error.__class__.__name__}): {remedy}") from None
+
+
+def _member(file: Mapping[str, np.ndarray], key: str, path: Path, remedy: str) -> np.ndarray:
+    try:
+        return file[key]
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: array {key!r}: expected numbers or text, received one NumPy cannot read ({reason}): {remedy}") from None
+
+
+def spline_arrays(document: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of the spline file that the document of a prior at `path` names, none where it names none."""
+    if "spline_file" not in document:
+        return {}
+    name = document["spline_file"]
+    require(isinstance(name, str), f"{path}: spline_file: expected the name of an NPZ file, received {name!r}: correct it")
+    return read_npz(path.parent / name)
 
 
 def _block_to_plain(block: PriorParameters, label: str, stored: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -229,13 +268,15 @@ def _row_to_plain(term: Term, arrays: Mapping[str, Array], index: int) -> dict[s
 def _block_from_plain(values: Any, species: tuple[str, ...], stored: Mapping[str, np.ndarray], where: str) -> PriorParameters:
     label = where.rsplit(" ", 1)[1]
     require("temperature_kelvin" in values, f"{where}: temperature_kelvin: expected a temperature above 0 K, received none: add it")
+    provenance = _mapping(values, "provenance", where)
     terms: dict[str, Term] = {}
     arrays: dict[str, dict[str, Array]] = {}
     for name, group in values["terms"].items():
         require(name in TERM_NAMES, f"{where}: unknown term {name!r}; expected some of {', '.join(TERM_NAMES)}: correct its name")
         form = group["form"]
         require(form in FORMS, f"{where}: {name}: unknown form {form!r}; expected one of {', '.join(FORMS)}: correct its name")
-        rows = group["rows"]
+        rows = {str(row): values for row, values in group["rows"].items()}
+        require(POOLED in rows, f"{where}: {name}: rows: expected the pooled row '*', received {', '.join(rows) or 'none'}: restore it")
         keys = FORMS[form].parameters
         if form == "spline":
             arrays[name] = {key: np.asarray(stored[f"{label}/{name}/{key}"], np.float64) for key in keys}
@@ -247,12 +288,18 @@ def _block_from_plain(values: Any, species: tuple[str, ...], stored: Mapping[str
             form=form,
             weight=float(group["weight"]),
             rows=tuple(rows),
-            settings=group.get("settings", {}),
+            settings=_mapping(group, "settings", f"{where}: {name}"),
             statistics=_stack_group(rows.values(), "statistics"),
             errors=errors,
-            notes=group.get("notes", {}),
+            notes=_mapping(group, "notes", f"{where}: {name}"),
         )
-    return PriorParameters(species, float(values["temperature_kelvin"]), terms, arrays, values.get("provenance", {}))
+    return PriorParameters(species, float(values["temperature_kelvin"]), terms, arrays, provenance)
+
+
+def _mapping(group: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    value = group.get(key, {})
+    require(isinstance(value, dict), f"{where}: {key}: expected a mapping, received {value}: correct it or leave it out")
+    return value
 
 
 def _stack_group(rows: Any, group: str) -> dict[str, np.ndarray]:
@@ -293,8 +340,17 @@ def _has_mapping(values: list[Any]) -> bool:
 _HEADER = """\
 # Prior of a coarse-grained protein: E = sum over terms of weight x sum over tuples of form(coordinate).
 # Lengths in angstrom, energies in kcal/mol, angles in radian, temperatures in kelvin.
-# Forms: harmonic 1/2 force_constant (r - length)^2; fourier sum_n cosine_n cos(n x) + sine_n sin(n x); periodic
-# sum_n force_constants_n (1 + cos(n x - phases_n)), n from 1; soft_sphere epsilon (sigma/r)^4, switched off between settings
-# switch and cutoff. Row '*' is pooled over all residues; a residue without a row of its own uses it. statistics: sampled range
+# Forms of a coordinate x, n from 1 (kT: settings thermal_energy):
+#   harmonic     1/2 force_constant (x - length)^2
+#   cis_trans    -kT ln(exp(-u/kT) + exp(-v/kT)), u = 1/2 force_constant (x - length)^2 and
+#                v = 1/2 cis_force_constant (x - cis_length)^2 + cis_energy
+#   fourier      sum_n cosine_n cos(n x) + sine_n sin(n x)
+#   quartic      quadratic d^2 + cubic d^3 + quartic d^4, d = x - angle
+#   restricted   1/2 force_constant (cos x - cos angle)^2 / sin^2 x
+#   periodic     sum_n force_constants_n (1 + cos(n x - phases_n))
+#   gaussians    -kT ln sum_n exp(log_weights_n + (cos(x - centres_n) - 1) / widths_n^2)
+#   spline       cubic B-spline with even knots from settings low to high, beyond them the parabola of the end; coefficients in spline_file
+#   soft_sphere  epsilon (sigma/x)^4, switched off between settings switch and cutoff
+# Row '*' is pooled over all residues; a residue without a row of its own uses it. statistics: sampled range
 # and number of samples; standard_error: block bootstrap over trajectories.
 """

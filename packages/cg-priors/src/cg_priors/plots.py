@@ -1,18 +1,19 @@
 """One page per prior: what the data say, what the fit says, and the potential that does it; heat maps by residue."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cg_data.atomic import atomic_file
-from cg_data.errors import UserError
+from cg_data.errors import UserError, require
 from cg_data.units import thermal_energy
 from cg_priors.boltzmann import jacobian
 from cg_priors.divergence import boltzmann_probabilities, coarse, js_divergence
 from cg_priors.forms import FORMS
-from cg_priors.histogram import RANGES, Histogram
-from cg_priors.keys import KEY_COLUMNS
+from cg_priors.histogram import RANGES, Histogram, sampled_range
+from cg_priors.keys import KEY_COLUMNS, POOLED, row_lookup
 from cg_priors.parameters import BONDED, PriorParameters
 
 DATA, FIT, RANGE = "#7a7a7a", "#c0392b", "#dfe8f3"
@@ -26,52 +27,85 @@ LABELS = {
 LARGEST_ENERGY = 12.0
 
 
-def plot_prior(path: Path | str, prior: PriorParameters, histograms: dict[str, Histogram] | None = None) -> list[Path]:
-    """Write a page of plots for each temperature block's pooled rows, and one of heat maps where there are residue rows.
+def plot_prior(path: Path | str, prior: PriorParameters, histograms: Mapping[float, dict[str, Histogram]] | None = None) -> list[Path]:
+    """Write a page of plots of each temperature's pooled rows, and one of heat maps where there are residue rows.
 
-    histograms: of the data that `prior` was fitted on, or others to compare with; without them potentials alone are drawn. The
-    format is that of the suffix. Returns the files written.
+    histograms: temperature in kelvin -> those of the data that its block was fitted on, or others to compare with; blocks without
+    are not drawn. Without any, potentials alone are drawn, of every block. The format is that of the suffix. One page has the name
+    `path`; of several, `prior.png` becomes `prior-320K.png` and so on. Returns the files written.
     """
+    path = Path(path)
+    check_plots(path)
+    blocks = {block.temperature_kelvin: block for block in (prior, *prior.others)}
+    drawn = [blocks[temperature] for temperature in sorted(blocks) if histograms is None or temperature in histograms]
+    written: list[Path] = []
+    for block in drawn:
+        page = path if len(drawn) == 1 else path.with_stem(f"{path.stem}-{block.temperature_kelvin:g}K")
+        written += _plot_block(page, block, {} if histograms is None else histograms[block.temperature_kelvin])
+    return written
+
+
+def check_plots(path: Path) -> None:
+    """Raise `UserError` where plots cannot be written to `path`: before a long fit, not after it."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError:
         raise UserError("plots need matplotlib, which is not installed: pip install 'cg-priors[plots]'") from None
-    path = Path(path)
-    if path.suffix.lstrip(".") not in ("png", "pdf", "svg"):
-        raise UserError(f"{path}: expected a name ending in .png, .pdf or .svg: rename the plot")
-    names = list(prior.terms)
-    figure = Figure(figsize=(10, 2.6 * len(names)), layout="constrained")
-    axes = figure.subplots(len(names), 2, squeeze=False)
-    for row, name in zip(axes, names, strict=True):
-        _draw_term(row[0], row[1], prior, name, None if histograms is None else histograms.get(name))
+    require(path.suffix.lstrip(".") in ("png", "pdf", "svg"), f"{path}: expected a name ending in .png, .pdf or .svg: rename the plot")
+    require(not path.is_dir(), f"{path}: expected a file, found a folder: choose another name for the plot")
+
+
+def wildcard_counts(prior: PriorParameters, name: str, histogram: Histogram) -> dict[str, np.ndarray]:
+    """Return the [n_bins] counts that each row of a term but those of residues was fitted on: without bonds before proline, they alone."""
+    counts = histogram.counts.sum(0)
+    rows = [row for row in prior.terms[name].rows if POOLED in row]
+    if len(rows) == 1:
+        return {rows[0]: counts.sum(0)}
+    lookup = row_lookup(name, rows, prior.species_names)
+    chosen = np.array([lookup[tuple(prior.species_names.index(part) for part in key.split("-"))] for key in histogram.keys], int)
+    return {row: counts[chosen == index].sum(0) for index, row in enumerate(rows)}
+
+
+def _plot_block(path: Path, prior: PriorParameters, histograms: Mapping[str, Histogram]) -> list[Path]:
+    from matplotlib.figure import Figure
+
+    panels = [(name, row) for name, term in prior.terms.items() for row in term.rows if POOLED in row]
+    figure = Figure(figsize=(10, 2.6 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 2, squeeze=False)
+    for pair, (name, row) in zip(axes, panels, strict=True):
+        counts = wildcard_counts(prior, name, histograms[name])[row] if name in histograms else None
+        _draw_row(pair[0], pair[1], prior, name, row, counts)
     method = prior.provenance.get("method", "imported")
     figure.suptitle(f"Prior at {prior.temperature_kelvin:g} K ({method}; {prior.provenance.get('n_frames', '?')} frames)", fontsize=12)
     written = [path]
     _save(figure, path)
-    keyed = [name for name in names if len(prior.terms[name].rows) > 2]
+    keyed = [name for name in prior.terms if len(prior.terms[name].rows) > 2]
     if keyed:
         written.append(path.with_stem(path.stem + "-residues"))
         _save(_heat_maps(prior, keyed, Figure), written[-1])
     return written
 
 
-def _draw_term(left: Any, right: Any, prior: PriorParameters, name: str, histogram: Histogram | None) -> None:
+def _draw_row(left: Any, right: Any, prior: PriorParameters, name: str, row: str, counts: np.ndarray | None) -> None:
+    """Draw one row of a term: densities on the left axis, energies on the right; counts [n_bins] of the data, None without."""
     term = prior.terms[name]
+    index = term.rows.index(row)
     low, high, bins = RANGES[name]
     x = low + (np.arange(bins) + 0.5) * (high - low) / bins
-    p = {key: np.asarray(value, np.float64)[:1] for key, value in prior.arrays[name].items()}
+    p = {key: np.asarray(value, np.float64)[index : index + 1] for key, value in prior.arrays[name].items()}
     energy = FORMS[term.form].formula(x, p, term.settings)
     unit = np.degrees(1) if name in ("angle", "dihedral") else 1.0
-    counts = None if histogram is None else histogram.counts.sum((0, 1)).astype(float)
-    sampled = (float(term.statistics["low"][0]), float(term.statistics["high"][0])) if "low" in term.statistics else (low, high)
+    counts = None if counts is None or not counts.any() else counts
+    sampled = (float(term.statistics["low"][index]), float(term.statistics["high"][index])) if "low" in term.statistics else (low, high)
     if name in BONDED:
         _draw_density(left, name, x * unit, counts, energy, prior.temperature_kelvin, jacobian(name, x))
         if name == "bond":
-            left.set_xlim(sampled[0] - 0.3, sampled[1] + 0.3)
-            right.set_xlim(sampled[0] - 0.3, sampled[1] + 0.3)
+            shown = (*sampled, *sampled_range(counts, x)) if counts is not None else sampled
+            for axis in (left, right):
+                axis.set_xlim(min(shown) - 0.3, max(shown) + 0.3)
         energy = energy - energy[(x >= sampled[0]) & (x <= sampled[1])].min()
         right.axvspan(sampled[0] * unit, sampled[1] * unit, facecolor=RANGE, edgecolor=DATA, lw=0.6, zorder=0, label="sampled range")
-        if counts is not None and counts.sum():
+        if counts is not None:
             small, centres = coarse(name, counts, x)
             free = -thermal_energy(prior.temperature_kelvin) * np.log(np.where(small > 0, small / jacobian(name, centres), np.nan))
             right.plot(centres * unit, free - np.nanmin(free), ".", color=DATA, ms=4, label="$-k_BT\\,\\ln(p/J)$ of the data")
@@ -92,14 +126,14 @@ def _draw_term(left: Any, right: Any, prior: PriorParameters, name: str, histogr
         axis.spines[["top", "right"]].set_visible(False)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize=8)
-    left.set_title(name.replace("_", " "), loc="left", fontsize=10)
+    left.set_title(name.replace("_", " ") + ("" if row == POOLED else f", {row}"), loc="left", fontsize=10)
 
 
 def _draw_density(
     axis: Any, name: str, x: np.ndarray, counts: np.ndarray | None, energy: np.ndarray, temperature: float, weights: np.ndarray
 ) -> None:
     fitted = boltzmann_probabilities(energy, weights, temperature)
-    if counts is not None and counts.sum():
+    if counts is not None:
         small, centres = coarse(name, counts, x)
         axis.stairs(small / small.sum() / (centres[1] - centres[0]), _edges(centres), fill=True, color=DATA, alpha=0.5, label="data")
         axis.set_title(f"JS divergence of data and fit {js_divergence(small, coarse(name, fitted, x)[0]):.4f}", loc="right", fontsize=9)

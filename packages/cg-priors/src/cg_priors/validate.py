@@ -5,13 +5,15 @@ import numpy as np
 from cg_data.errors import UserError, require
 from cg_priors.energy import TERM_KINDS
 from cg_priors.forms import FORMS
-from cg_priors.keys import row_lookup
+from cg_priors.keys import POOLED, row_lookup
 from cg_priors.parameters import BONDED, PriorParameters, Term
 
 BOND_LENGTH_RANGE = (2.5, 4.5)
 LARGEST_BARRIER = 30.0
 POSITIVE = ("force_constant", "cis_force_constant", "quartic", "epsilon", "sigma", "widths")
 LENGTHS = ("length", "cis_length")
+LEAST_COEFFICIENTS = 4
+"""Of a cubic spline that is not periodic: one interval."""
 AXES = {"bond": (1.0, 7.0), "angle": (0.0, np.pi), "dihedral": (-np.pi, np.pi)}
 DEFAULT_RANGES = {"bond": (3.6, 4.1), "angle": (1.5, 2.5), "dihedral": (-np.pi, np.pi)}
 """Sampled ranges assumed where a file states none."""
@@ -32,16 +34,21 @@ def check_prior(prior: PriorParameters, where: str) -> None:
         require(name in TERM_KINDS, f"{place}: unknown term; expected one of {', '.join(TERM_KINDS)}: correct its name")
         require(term.form in FORMS, f"{place}: unknown form {term.form!r}; expected one of {', '.join(FORMS)}: correct its name")
         _accept(np.isfinite(term.weight) and term.weight >= 0, place, "weight", term.weight, "0 or more")
-        row_lookup(name, term.rows, prior.species_names)
+        _accept(tuple(term.rows[:1]) == (POOLED,), place, "rows", list(term.rows), "the pooled row '*' first, which unlisted residues use")
+        try:
+            row_lookup(name, term.rows, prior.species_names)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
         _check_settings(term, place, non_bonded=name not in BONDED)
         _check_arrays(term, prior.arrays[name], place)
+        _check_statistics(term, place)
         if name in BONDED:
             _check_potential(name, term, prior.arrays[name], place)
 
 
 def _accept(holds: bool, place: str, key: str, value: object, accepted: str) -> None:
     if not holds:
-        shown = f"{value:g}" if isinstance(value, float | np.floating) else value
+        shown = f"{value:g}" if isinstance(value, float | np.floating) else " ".join(str(value).split())
         raise UserError(f"{place}: {key} = {shown}: expected {accepted}: correct it or fit again")
 
 
@@ -60,11 +67,30 @@ def _check_settings(term: Term, place: str, non_bonded: bool) -> None:
         _accept(term.form == "soft_sphere", place, "form", term.form, "soft_sphere")
 
 
+def _check_statistics(term: Term, place: str) -> None:
+    for key, values in term.statistics.items():
+        values = np.asarray(values)
+        _accept(
+            values.shape == (len(term.rows),),
+            place,
+            f"statistics.{key} shape",
+            values.shape,
+            f"one number for each of {len(term.rows)} rows",
+        )
+        _accept(bool(np.isfinite(values).all()), place, f"statistics.{key}", values, "finite numbers")
+    limits = [key for key in ("low", "high") if key in term.statistics]
+    _accept(len(limits) != 1, place, "statistics", ", ".join(term.statistics), "both low and high, or neither")
+    if limits:
+        for row, low, high in zip(term.rows, term.statistics["low"], term.statistics["high"], strict=True):
+            _accept(low <= high, f"{place}: row {row}", "statistics.low", float(low), f"at most statistics.high, {high:g}")
+
+
 def _check_arrays(term: Term, arrays: dict, place: str) -> None:
-    for key in FORMS[term.form].parameters:
+    form = FORMS[term.form]
+    for key in form.parameters:
         _accept(key in arrays, place, key, "missing", "an array")
         values = np.asarray(arrays[key])
-        dimensions = 2 if key in FORMS[term.form].vectors else 1
+        dimensions = 2 if key in form.vectors else 1
         _accept(values.ndim == dimensions and len(values) == len(term.rows), place, f"{key} shape", values.shape, f"{len(term.rows)} rows")
         for row, value in zip(term.rows, values, strict=True):
             at = f"{place}: row {row}"
@@ -74,6 +100,17 @@ def _check_arrays(term: Term, arrays: dict, place: str) -> None:
             if key in LENGTHS:
                 low, high = BOND_LENGTH_RANGE
                 _accept(bool((value >= low).all() and (value <= high).all()), at, key, value, f"{low} to {high} angstrom")
+
+    lengths = {key: np.shape(arrays[key])[1] for key in form.vectors}
+    least = LEAST_COEFFICIENTS if term.form == "spline" and not term.settings["periodic"] else 1
+    # One coefficient would silently be broadcast over the others' length.
+    _accept(
+        len(set(lengths.values())) < 2 and all(length >= least for length in lengths.values()),
+        place,
+        f"lengths of {', '.join(lengths)}",
+        tuple(lengths.values()),
+        f"equal lengths of at least {least}" if len(lengths) > 1 else f"at least {least}",
+    )
 
 
 def _check_potential(name: str, term: Term, arrays: dict, place: str) -> None:
