@@ -1,6 +1,10 @@
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
-from cg_data.atomic import atomic_file, atomic_folder, sha256
+from cg_data.atomic import atomic_file, atomic_folder, check_place, sha256
 from cg_data.errors import UserError
 
 
@@ -45,3 +49,30 @@ def test_a_folder_with_content_is_not_overwritten_unless_asked(tmp_path):
 def test_sha256_is_the_published_digest_of_abc(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    for path in ("file/x", "file/x/y", "/proc/none/x"):
+        for place in (atomic_file, atomic_folder):
+            with pytest.raises(UserError, match=r"x.*: cannot be written .*: choose another place"), place(tmp_path / path):
+                pass
+        with pytest.raises(UserError, match="cannot be written"):
+            check_place(tmp_path / path)
+    with pytest.raises(UserError, match=r"folder: cannot be written .Is a directory"), atomic_file(tmp_path / "folder") as aside:
+        aside.write_text("whole")
+    with pytest.raises(UserError, match="/proc/none: cannot be written"):
+        check_place("/proc/none")
+    check_place(tmp_path / "new/file")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "new"]
+
+
+def test_a_full_disk_is_left_to_the_caller(tmp_path, monkeypatch):
+    def no_room(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", no_room)
+    for place in (atomic_file, atomic_folder):
+        with pytest.raises(OSError, match="No space left"), place(tmp_path / "new/x"):
+            pass

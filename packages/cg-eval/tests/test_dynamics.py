@@ -203,6 +203,29 @@ def test_nve_energy_error_is_second_order_in_the_time_step():
     assert errors[-1] < 0.02
 
 
+def test_a_known_drift_of_the_total_energy_and_the_cost_are_stated():
+    """0.02 kcal/mol/ps per bead put in, on top of what the kinetic energy takes from the potential; a stopped replica counts till then."""
+    result = run(harmonic_bonds, {"k": 60.0}, zigzag(3, 5), ensemble="nve", n_steps=200, save_every_steps=10, precision="float64")
+    degrees = 3 * 5 - 3
+    kinetic = 0.5 * degrees * thermal_energy(1.0) * result.kinetic_temperature
+    valid = result.valid.copy()
+    valid[10:, 2] = False
+    potential = np.where(valid, 7.0 - kinetic + np.array([0.02, 0.02, -0.04]) * 5 * result.time_ps[:, None], np.nan)
+    made = dataclasses.replace(result, potential_energy=potential, valid=valid, replica_steps_per_second=1000.0)
+    np.testing.assert_allclose(made.energy_drift(), [0.02, 0.02, -0.04])
+    values = made.to_dict()
+    assert values["energy_drift_kcal_per_mol_per_ps_per_bead"] == pytest.approx(0.0, abs=1e-9)
+    assert values["largest_energy_drift_kcal_per_mol_per_ps_per_bead"] == pytest.approx(0.04)
+    assert values["ns_per_day"] == pytest.approx(1000 * 1e-5 * 86400)
+    assert "NVE, started at 320 K" in made.table()
+    assert "864.0 ns/day" in made.table()
+    assert "0.04" in made.table()
+    assert abs(result.energy_drift()).max() < 0.02
+    langevin = dataclasses.replace(made, config=made.config.model_copy(update={"ensemble": "langevin"}))
+    assert langevin.to_dict()["energy_drift_kcal_per_mol_per_ps_per_bead"] is None
+    assert "drift" not in langevin.table()
+
+
 def test_nve_starts_at_rest_and_stays_there():
     result = run(harmonic_bonds, {"k": 60.0}, zigzag(3, 5), ensemble="nve", n_steps=200, save_every_steps=100, precision="float64")
     np.testing.assert_allclose(result.positions.mean(axis=2), 0, atol=1e-5)

@@ -63,12 +63,16 @@ def test_an_ensemble_folder_and_a_list_of_bundles_are_read_alike(members, datase
     together, listed = load_members([tmp_path / "ensemble"]), load_members([tmp_path / "ensemble" / path for path in paths])
     for first, second in zip(together, listed, strict=True):
         np.testing.assert_array_equal(first.params["prior"]["bond"]["force_constant"], second.params["prior"]["bond"]["force_constant"])
-    arguments = ["ensemble", str(tmp_path / "ensemble"), str(dataset.path), "-o", str(tmp_path / "out"), "--set", "frames=6"]
+    arguments = ["ensemble", str(tmp_path / "ensemble"), str(dataset.path), "-o", str(tmp_path / "out"), "frames=6", "n_bins=5"]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert "2 members" in result.output
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"calibration.png", "calibration.pdf", "ensemble.json"}
     with open(tmp_path / "out/uncertain-frames.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 6
+    with pytest.raises(UserError, match="no domain 'zzz', only one, two"):
+        evaluate_ensemble(together, dataset, EnsembleConfig(domains=("one", "zzz")))
+    with pytest.raises(UserError, match="and then a dataset folder, received 1 path"):
+        CliRunner().invoke(app, [*arguments[:2], "-o", str(tmp_path / "other"), "frames=6"], catch_exceptions=False)
 
 
 def test_one_member_is_no_ensemble(tmp_path, bundle_folder):

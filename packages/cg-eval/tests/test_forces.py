@@ -192,6 +192,11 @@ def test_a_random_choice_has_the_size_asked_for_and_stays_in_its_split(dataset):
     assert all(set(frames) <= set(whole[domain]) for domain, frames in chosen.items())
 
 
+def test_a_domain_that_the_data_set_lacks_is_an_error_that_names_it(dataset):
+    with pytest.raises(UserError, match="no domain 'zzz', only one, two"):
+        choose_frames(dataset, "held_out_trajectories", ForcesConfig(domains=("one", "zzz")))
+
+
 def test_no_frame_left_is_an_error_that_says_what_to_do(prior_bundle, dataset):
     with pytest.raises(UserError, match="choose others"):
         evaluate_forces(prior_bundle, dataset, ForcesConfig(temperature_kelvin=500.0))
@@ -203,7 +208,15 @@ def test_files_hold_the_table_the_numbers_and_the_figures(report, tmp_path):
     assert values["splits"]["held_out_trajectories"]["rows"]["full"]["all"]["mse"] > 0
     with open(tmp_path / "out/forces.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["model"] for row in rows} == {"zero", "prior", "full"}
+    assert {row["model"] for row in rows} == {"zero", "prior", "full"} | {
+        f"term/{name}" for name in ("bond", "angle", "repulsion", "backbone")
+    }
+    split = report["held_out_trajectories"]
+    all_beads = {row["model"]: row for row in rows if row["group"] == "all"}
+    assert float(all_beads["prior"]["mse_low"]) == split.intervals["prior"]["mse"].low
+    assert float(all_beads["prior"]["mse_high"]) == split.intervals["prior"]["mse"].high
+    bond = {name: float(all_beads["term/bond"][name]) for name in ("rms", "mse", "mse_without", "pearson")}
+    assert bond == split.terms["bond"]
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
         f"{name}_held_out_trajectories.png" for name in ("scatter", "residuals", "residues", "positions", "terms", "proteins")
     }

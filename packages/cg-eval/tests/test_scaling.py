@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cg_data.errors import UserError
-from cg_eval.scaling import fit_scaling, read_runs, read_times
+from cg_eval.scaling import fit_scaling, read_runs, read_times, read_timings
 
 
 def test_amdahl_recovers_an_exact_serial_fraction():
@@ -44,6 +44,33 @@ def test_times_are_read_fitted_and_drawn(tmp_path):
     assert fit.devices == (1, 2, 4)
     fit.save(tmp_path / "out")
     assert (tmp_path / "out/scaling.png").stat().st_size > 0
+
+
+def test_the_order_of_repeats_changes_nothing_and_the_baseline_is_their_mean():
+    first, second = fit_scaling([1, 1, 2, 4], [40.0, 44.0, 22.0, 12.0]), fit_scaling([1, 4, 1, 2], [44.0, 12.0, 40.0, 22.0])
+    assert first.gustafson == second.gustafson
+    assert first.amdahl.estimate == pytest.approx(second.amdahl.estimate)
+    assert sorted(first.speedup) == sorted(second.speedup) == pytest.approx([42 / 44, 42 / 40, 42 / 22, 42 / 12])
+
+
+def test_every_file_given_counts_and_files_do_not_mix_with_runs(tmp_path):
+    for name, text in (("a", "4,11.0\n1,40.0\n"), ("b", "2,20.5\n")):
+        (tmp_path / f"{name}.csv").write_text(f"devices,time\n{text}")
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    assert read_timings(files) == ([4, 1, 2], [11.0, 40.0, 20.5])
+    run = write_run(tmp_path / "run", 2, 100.0)
+    assert read_timings([run]) == read_runs([run])
+    with pytest.raises(UserError, match="all folders or all CSV files"):
+        read_timings([*files, run])
+
+
+@pytest.mark.parametrize("time", ["inf", "nan", "-2", "0"])
+def test_a_time_that_is_no_positive_number_is_refused_with_its_file(tmp_path, time):
+    (tmp_path / "times.csv").write_text(f"devices,time\n1,40\n2,{time}\n")
+    with pytest.raises(UserError, match=r"times\.csv: .*positive.*received 2 and "):
+        read_times(tmp_path / "times.csv")
+    with pytest.raises(UserError, match="times positive and finite"):
+        fit_scaling([1, 2], [40.0, float(time)])
 
 
 def test_bad_times_are_refused(tmp_path):

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError
+from cg_eval.bootstrap import time_blocks
 from cg_eval.cli import app
-from cg_eval.compare import CompareConfig, compare_distributions, reference_frames, split_in_halves
+from cg_eval.compare import CompareConfig, _mean, compare_distributions, reference_frames, split_in_halves
 from cg_eval.observables import radius_of_gyration
 from cg_eval.simulate import SimulateConfig, dataset_start, pdb_start, simulate
 from cg_eval.simulation import load_simulation
@@ -206,6 +207,18 @@ def test_a_shift_of_bond_lengths_is_seen_in_bonds_and_not_in_angles():
     assert result["angle"].divergence.estimate < 2 * result["angle"].noise + 0.005
 
 
+def test_the_interval_of_a_mean_direction_turns_with_the_directions():
+    """Directions about 0, and the same ones turned by 2.8 rad, of which many then lie beyond pi."""
+    blocks = time_blocks(np.repeat(np.arange(8), 40), 20)
+    angles = np.random.default_rng(0).normal(0, 0.6, size=(8, 1, 1)) + np.random.default_rng(1).normal(0, 0.2, size=(8, 40, 1))
+    angles = angles.reshape(-1, 1)
+    turned = np.angle(np.exp(1j * (angles + 2.8)))
+    still, moved = (_mean(values, blocks, 2 * np.pi, CompareConfig()) for values in (angles, turned))
+    assert still.low < still.estimate < still.high
+    assert moved.high > np.pi > moved.estimate
+    np.testing.assert_allclose([moved.estimate, moved.low, moved.high], np.array([still.estimate, still.low, still.high]) + 2.8, atol=1e-9)
+
+
 def test_halves_of_the_reference_are_whole_trajectories_where_there_are_several():
     halves = split_in_halves(np.array([0, 0, 1, 1, 2, 2]))
     assert halves.tolist() == [True, True, False, False, True, True]
@@ -249,6 +262,11 @@ def test_the_command_line_goes_from_a_bundle_to_a_comparison(bundle_folder, data
         "comparison/one/survival.pdf",
     ):
         assert (tmp_path / name).stat().st_size > 0
+
+
+def test_a_number_of_the_options_must_be_finite():
+    with pytest.raises(UserError, match=r"time_step_ps=.*finite"):
+        SimulateConfig.load(None, ["time_step_ps=.inf"])
 
 
 def test_an_unknown_option_is_refused_with_a_suggestion(bundle_folder, dataset, tmp_path):

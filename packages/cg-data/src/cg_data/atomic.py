@@ -1,6 +1,7 @@
 """Files and folders that appear complete or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -12,12 +13,23 @@ from typing import IO
 
 from cg_data.errors import UserError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""Failures of a path that is right: whoever wrote there says what to do."""
+
 
 @contextlib.contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to disk and rename it to `path`, on failure remove it."""
+    """Yield a temporary path beside `path`; on success flush it to disk and rename it to `path`, on failure remove it.
+
+    Raises `UserError` where `path` is a folder, or its parent is none and cannot be made one, or cannot be written to.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _one_line(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path.parent)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield aside
@@ -32,14 +44,13 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success rename it to `path`, on failure remove it.
 
-    Raises `UserError` where `path` exists and is not an empty folder, unless `overwrite`.
+    Raises `UserError` where `path` exists and is not an empty folder, unless `overwrite`, and where no folder can be made there.
     """
     path = Path(path)
-    if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path}: already exists; expected a new or empty folder: choose another or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    aside.mkdir()
+    with _one_line(path):
+        if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path}: already exists; expected a new or empty folder: choose another or remove it")
+        aside = _new_folder_beside(path)
     try:
         yield aside
         for file in aside.rglob("*"):
@@ -55,6 +66,13 @@ def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
     finally:
         if aside.exists():
             shutil.rmtree(aside)
+
+
+def check_place(path: Path | str) -> None:
+    """Raise `UserError` where nothing can be written at `path`: what to do before work whose result goes there; makes its parent."""
+    path = Path(path)
+    with _one_line(path):
+        _new_folder_beside(path).rmdir()
 
 
 @contextlib.contextmanager
@@ -81,6 +99,28 @@ def sha256(path: Path | str) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _new_folder_beside(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    aside.mkdir()
+    return aside
+
+
+@contextlib.contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Turn what is wrong with a path into a `UserError`; a full disk passes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        # What `mkdir` found to exist is no folder.
+        reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
+        place = Path(error.filename or path)
+        where = "" if place.parent == path.parent else f"{place}: "
+        raise UserError(f"{path}: cannot be written ({where}{reason}): choose another place") from None
 
 
 def _flush(path: Path) -> None:

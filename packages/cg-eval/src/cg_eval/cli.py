@@ -4,13 +4,15 @@ import contextlib
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from cg_data.atomic import check_place
 from cg_data.command_line import new_app, run_app
-from cg_data.errors import UserError, require
+from cg_data.errors import UserError, counted, require
 
 app = new_app("cg-eval", "Judge a coarse-grained force field by its forces and by what it simulates.")
 
@@ -72,7 +74,7 @@ def simulate(
     from cg_data.store import open_dataset
     from cg_eval.force_field import load_force_field
     from cg_eval.plots import plot_simulation
-    from cg_eval.simulate import SimulateConfig, dataset_start, pdb_start, with_temperature
+    from cg_eval.simulate import SimulateConfig, dataset_start, pdb_start, simulation_identity, with_temperature
     from cg_eval.simulate import simulate as run
 
     _use_all_cores()
@@ -85,12 +87,15 @@ def simulate(
     else:
         data = open_dataset(start)
         starts = {name: dataset_start(field, data, name, settings) for name in _chosen_domains(data, domain)}
+    finished = {
+        name: _is_finished(output / name, settings, simulation_identity(field, frames, settings)) for name, frames in starts.items()
+    }
     for name, frames in starts.items():
         record = output / f"{name}.unfinished"
-        if _is_finished(output / name, settings):
-            typer.echo(f"{output / name}: simulated already with these options")
+        if finished[name]:
+            typer.echo(f"{output / name}: simulated already with this model and these options")
         else:
-            result = run(field, frames, settings, show_progress=True, record=record)
+            result = replace(run(field, frames, settings, show_progress=True, record=record), model=str(bundle))
             result.save(output / name)
             plot_simulation(result, output / name / "simulation.png")
             typer.echo(f"{name}\n{result.table()}\nwritten to {output / name}")
@@ -108,17 +113,18 @@ def _use_all_cores() -> None:
             jax.config.update("jax_num_cpu_devices", cores)
 
 
-def _is_finished(folder: Path, settings: Any) -> bool:
-    """Return whether a folder holds the result of these options; `UserError` where it holds another."""
+def _is_finished(folder: Path, settings: Any, identity: str) -> bool:
+    """Return whether a folder holds the result of these options, this model and this start; `UserError` where it holds another."""
     if not (folder / "simulation.h5").is_file():
         _refuse_existing(folder)
         return False
     from cg_eval.simulation import load_simulation
 
-    require(
-        load_simulation(folder).config == settings,
-        f"{folder}: holds a simulation with other options: choose another folder with -o, or remove it",
-    )
+    found, remedy = load_simulation(folder), "choose another folder with -o, or remove it"
+    require(found.config == settings, f"{folder}: holds a simulation with other options: {remedy}")
+    require(bool(found.identity), f"{folder}: holds a simulation of an earlier version, which did not note of which model: {remedy}")
+    made = f" (made with {found.model})" if found.model else ""
+    require(found.identity == identity, f"{folder}: holds a simulation of another model or start{made}: {remedy}")
     return True
 
 
@@ -139,9 +145,22 @@ def compare(
     settings, data = CompareConfig.load(config, overrides or []), open_dataset(dataset)
     found = sorted(path.parent.name for path in simulations.glob("*/simulation.h5"))
     require(bool(found), f"{simulations}: no simulation; expected the output folder of cg-eval simulate")
-    for name in domain or found:
+    names = list(dict.fromkeys(domain or found))
+    absent = sorted(set(names) - set(found))
+    require(not absent, f"{simulations}: no simulation {next(iter(absent), '')!r}; it has {', '.join(found)}")
+    if settings.reference is not None:
+        received = f"received {len(names)}, {', '.join(names)}"
+        require(len(names) == 1, f"reference={settings.reference}: expected one simulation, {received}: choose one with --domain")
+    wanted = [settings.reference] if settings.reference is not None else names
+    unknown = sorted(set(wanted) - set(data.domains))
+    require(
+        not unknown,
+        f"{data.path}: no domain {next(iter(unknown), '')!r}; it has {', '.join(data.domains)}: "
+        "name the one to compare a simulation with, reference=DOMAIN",
+    )
+    for name in names:
         _refuse_existing(output / name)
-    for name in domain or found:
+    for name in names:
         comparison = compare_simulation(load_simulation(simulations / name), data, name, settings)
         comparison.save(output / name)
         settings.save(output / name / "config.yaml")
@@ -150,36 +169,46 @@ def compare(
 
 @app.command(epilog="Example: cg-eval ensemble ensemble dataset -o uncertainty frames=500")
 def ensemble(
-    inputs: Annotated[list[Path], typer.Argument(help="the folder that cg-train ensemble wrote, or two or more bundles; then a dataset")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BUNDLE... DATASET [KEY=VALUE]...",
+            help="the folder that cg-train ensemble wrote, or two or more bundles; then a dataset; then options as key=value",
+        ),
+    ],
     output: OutputOption,
-    option: Annotated[list[str] | None, typer.Option("--set", help="an option as key=value; repeat for more")] = None,
     config: ConfigOption = None,
 ) -> None:
     """Take the spread of an ensemble's forces as uncertainty: calibration against errors, and the frames it is least sure of."""
     from cg_data.store import open_dataset
     from cg_eval.ensemble import EnsembleConfig, evaluate_ensemble, load_members
 
-    require(len(inputs) >= 2, "ensemble: expected an ensemble folder, or several bundles, and then a dataset folder")
+    options = [text for text in inputs if "=" in text and not Path(text).exists()]
+    paths = [text for text in inputs if text not in options]
+    expected = "ensemble: expected an ensemble folder, or two or more bundles, and then a dataset folder"
+    require(len(paths) >= 2, f"{expected}, received {counted(len(paths), 'path')}: give both")
+    settings = EnsembleConfig.load(config, options)
     _refuse_existing(output)
-    settings = EnsembleConfig.load(config, option or [])
-    result = evaluate_ensemble(load_members(inputs[:-1]), open_dataset(inputs[-1]), settings, show_progress=True)
+    result = evaluate_ensemble(load_members(paths[:-1]), open_dataset(paths[-1]), settings, show_progress=True)
     result.save(output)
     typer.echo(f"{result.table()}\nwritten to {output}")
 
 
 @app.command(epilog="Example: cg-eval scaling run1 run4 run24 -o scaling   (or: cg-eval scaling timings.csv -o scaling)")
 def scaling(
-    timings: Annotated[list[Path], typer.Argument(help="output folders of cg-train run on different numbers of devices, or one CSV")],
+    timings: Annotated[
+        list[Path], typer.Argument(help="output folders of cg-train run on different numbers of devices, or CSV files; all count")
+    ],
     output: OutputOption,
 ) -> None:
     """Fit the laws of Amdahl and Gustafson to times of an epoch on different numbers of devices.
 
     A CSV has the columns devices and time, one line per run.
     """
-    from cg_eval.scaling import fit_scaling, read_runs, read_times
+    from cg_eval.scaling import fit_scaling, read_timings
 
     _refuse_existing(output)
-    result = fit_scaling(*(read_runs(timings) if timings[0].is_dir() else read_times(timings[0])))
+    result = fit_scaling(*read_timings(timings))
     result.save(output)
     typer.echo(f"{result.table()}\nwritten to {output}")
 
@@ -192,6 +221,8 @@ def report(
     """Gather tables and figures into one HTML page that needs nothing else."""
     from cg_eval.report import write_report
 
+    require(not output.is_dir(), f"{output}: is a folder; expected the HTML file to write, for example {output / 'report.html'}")
+    check_place(output)
     typer.echo(f"{output}: {write_report(folders, output)} figures")
 
 
@@ -208,11 +239,12 @@ def _evaluate(bundle: Path, dataset: Path, output: Path, config: Path | None, op
 
 
 def _refuse_existing(output: Path) -> None:
-    """Say before the work, not after it, that there is something where its result should go."""
+    """Say before the work, not after it, that there is something where its result should go, or that nothing can be written there."""
     require(
         not output.exists() or (output.is_dir() and not any(output.iterdir())),
         f"{output}: already exists; expected a new or empty folder: choose another or remove it",
     )
+    check_place(output)
 
 
 def _options(values: dict[str, Any], overrides: Sequence[str] | None) -> list[str]:

@@ -35,6 +35,8 @@ class CompareConfig(Configuration):
     """Leave out the start of each replica, up to this time."""
     temperature_kelvin: float | None = None
     """Of a simulation with several temperatures: the one compared; None for its lowest."""
+    reference: str | None = None
+    """Domain of the data set to compare with, where the simulation is named otherwise, as one of a PDB file is; of one simulation."""
     n_bins: int = pydantic.Field(default=50, ge=2)
     native_cutoff_angstrom: float = pydantic.Field(default=9.0, gt=0)
     native_tolerance: float = pydantic.Field(default=1.2, gt=1)
@@ -92,10 +94,15 @@ def compare_distributions(
 
 
 def compare_simulation(simulation: Simulation, dataset: Dataset, domain: str, config: CompareConfig | None = None) -> Comparison:
-    """Compare a simulation with a domain's frames at its temperature: `compare_distributions`, and the survival of its replicas."""
+    """Compare a simulation with a domain's frames at its temperature: `compare_distributions`, and the survival of its replicas.
+
+    config.reference takes the place of `domain`, the simulation's name. Raises `UserError` where the sequences differ.
+    """
     config = config or CompareConfig()
-    temperature = config.temperature_kelvin or float(simulation.bath_temperature[0].min())
+    domain = config.reference or domain
+    temperature = _temperature_compared(simulation, config)
     reference = reference_frames(dataset, domain, temperature)
+    _check_sequence(simulation.residue_names, [dataset.species_names[index] for index in reference.species], f"{domain} in {dataset.path}")
     stored = None if config.mdcath is None else stored_rmsf(config.mdcath, dataset, domain, temperature)
     model = simulation.frames(config.after_ps, temperature)
     if model.n_frames == 0 and config.after_ps > 0 and simulation.frames(0.0, temperature).n_frames > 0:
@@ -175,14 +182,24 @@ def _block_counts(places: np.ndarray, blocks: Blocks, number: int) -> np.ndarray
 
 
 def _mean(values: np.ndarray, blocks: Blocks, period: float | None, config: CompareConfig) -> Interval:
-    """Return the mean, of directions on the circle for a periodic observable, with its interval over trajectories."""
-    turn = 0.0 if period is None else 2 * np.pi / period
-    terms = np.stack([np.ones_like(values), np.cos(turn * values), np.sin(turn * values)] if period else [np.ones_like(values), values], -1)
+    """Return the mean, of directions on the circle for a periodic observable, with its interval over trajectories.
 
-    def statistic(sums: np.ndarray) -> np.ndarray:
-        return np.asarray(sums[:, 1] / sums[:, 0] if period is None else np.arctan2(sums[:, 2], sums[:, 1]) / turn)
-
-    return bootstrap(blocks.add_up(terms.sum(axis=1)), statistic, blocks, config.n_resamples, seed=config.seed)
+    A mean direction lies within half a period of 0; a bound lies within half a period of the mean, so it may be beyond that:
+    3.0 [2.8, 3.3] rad goes on past pi.
+    """
+    if period is None:
+        terms = np.stack([np.ones_like(values), values], -1)
+        sums = blocks.add_up(terms.sum(axis=1))
+        return bootstrap(sums, lambda s: s[:, 1] / s[:, 0], blocks, config.n_resamples, seed=config.seed)
+    turn = 2 * np.pi / period
+    directions = blocks.add_up(np.exp(1j * turn * values).sum(axis=1))
+    centre = float(np.angle(directions.sum()))
+    # Seen from the mean, no resample near it is a whole turn away from another.
+    directions = directions * np.exp(-1j * centre)
+    parts = np.stack([directions.real, directions.imag], -1)
+    found = bootstrap(parts, lambda s: np.arctan2(s[:, 1], s[:, 0]) / turn, blocks, config.n_resamples, seed=config.seed)
+    mean = centre / turn
+    return replace(found, estimate=mean, low=mean + found.low, high=mean + found.high)
 
 
 def _survival(simulation: Simulation, config: CompareConfig) -> Survival:
@@ -192,7 +209,32 @@ def _survival(simulation: Simulation, config: CompareConfig) -> Survival:
     weights = bootstrap_weights(np.arange(len(alive)), config.n_resamples, config.seed) / len(alive)
     low, high = np.percentile(weights @ alive, [2.5, 97.5], axis=0)
     reasons = Counter(outcome.reason for outcome in simulation.outcomes if outcome.reason)
-    return Survival(times, survival_curve(stopped, times), low, high, dict(reasons))
+    temperatures = tuple(float(t) for t in np.unique(simulation.bath_temperature[0]))
+    return Survival(times, survival_curve(stopped, times), low, high, dict(reasons), len(alive), temperatures)
+
+
+def _temperature_compared(simulation: Simulation, config: CompareConfig) -> float:
+    baths = np.unique(simulation.bath_temperature[0])
+    chosen = config.temperature_kelvin
+    if chosen is None:
+        return float(baths[0])
+    known = ", ".join(f"{t:g}" for t in baths)
+    require(
+        bool((np.abs(baths - chosen) < 0.5).any()),
+        f"temperature_kelvin={chosen:g}: no bath of the simulation has it, only {known} K: choose one of these",
+    )
+    return chosen
+
+
+def _check_sequence(simulated: Sequence[str], expected: Sequence[str], where: str) -> None:
+    """Raise `UserError` at the first residue that differs; chains of another length, or that nobody named, are not looked at."""
+    if len(simulated) != len(expected) or "UNK" in simulated:
+        return
+    for number, (name, other) in enumerate(zip(simulated, expected, strict=True), start=1):
+        require(
+            name == other,
+            f"compare: bead {number} of the simulation is {name}, that of {where} is {other}: compare the same domain (reference=DOMAIN)",
+        )
 
 
 def _check_comparable(model: BeadFrames, reference: BeadFrames) -> None:

@@ -52,13 +52,22 @@ class ObservableComparison:
 
 @dataclass(frozen=True)
 class Survival:
-    """Fraction of replicas inside the physical range up to each time [n_times], with a 95 % bootstrap interval over replicas."""
+    """Fraction of replicas inside the physical range up to each time [n_times], with a 95 % bootstrap interval over replicas.
+
+    All replicas count, whichever of the temperatures they were at.
+    """
 
     time_ps: np.ndarray
     fraction: np.ndarray
     low: np.ndarray
     high: np.ndarray
     reasons: dict[str, int]
+    n_replicas: int
+    temperatures_kelvin: tuple[float, ...]
+
+    def caption(self, domain: str) -> str:
+        """Return what survived, in a line."""
+        return f"{domain}, {', '.join(f'{t:g}' for t in self.temperatures_kelvin)} K: {_some(self.n_replicas, 'replica', 'replicas')}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -126,6 +135,8 @@ class Comparison:
         if self.survival is not None:
             curve = self.survival
             lines.append(f"survival at {curve.time_ps[-1]:g} ps: {curve.fraction[-1]:.3f} [{curve.low[-1]:.3f}, {curve.high[-1]:.3f}]")
+            if len(curve.temperatures_kelvin) > 1:
+                lines.append(f"  of all replicas: {curve.caption(self.domain)}")
             lines += [f"  {count} stopped: {reason}" for reason, count in curve.reasons.items()]
         if self.n_reference_trajectories == 1:
             lines.append("one reference trajectory: the noise is that between its two halves in time")

@@ -137,7 +137,7 @@ def plot_survival(comparison: "Comparison", path: Path) -> None:
     axis.set_xlabel("time / ps", fontsize=9)
     axis.set_ylabel("replicas in the physical range", fontsize=9)
     axis.legend(fontsize=8, frameon=False, loc="lower left")
-    finish(figure, path, comparison.caption())
+    finish(figure, path, survival.caption(comparison.domain))
 
 
 def _panels(number: int) -> tuple[Any, list[Any]]:

@@ -1,7 +1,7 @@
 """The options and the small report of a force evaluation."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +89,16 @@ class ForceSplit:
             "excess": {name: interval.to_dict() for name, interval in self.excess.items()},
         }
 
+    def csv_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield a mapping for each model and group, with the interval of `all`; then one for each energy term."""
+        for model, groups in self.rows.items():
+            mse = self.intervals[model]["mse"]
+            for group, values in groups.items():
+                interval = {"mse_low": mse.low, "mse_high": mse.high} if group == "all" else {}
+                yield {"split": self.name, "model": model, "group": group, **values, **interval}
+        for term, values in self.terms.items():
+            yield {"split": self.name, "model": f"term/{term}", "group": "all", **values}
+
     def table(self) -> str:
         """Return the split's result as text: the models side by side."""
         any_interval = next(iter(self.intervals.values()))["mse"]
@@ -147,7 +157,11 @@ class ForceReport:
         return "\n\n".join(split.table() for split in self.splits.values())
 
     def save(self, folder: Path | str, overwrite: bool = False) -> None:
-        """Write forces.json, forces.csv, forces.txt, config.yaml and the figures of each split, atomically."""
+        """Write forces.json, forces.csv, forces.txt, config.yaml and the figures of each split, atomically.
+
+        forces.csv: one line per split, model and group; mse_low, mse_high: the interval of the group `all`. Each energy term is a
+        model `term/NAME` of the group `all`: rms of its force, mse and pearson alone, mse_without: of the part judged without it.
+        """
         from cg_eval.plots import plot_force_groups, plot_force_residuals, plot_force_scatter, plot_force_terms
 
         with atomic_folder(folder, overwrite=overwrite) as aside:
@@ -155,11 +169,12 @@ class ForceReport:
             (aside / "forces.txt").write_text(self.table() + "\n")
             self.config.save(aside / "config.yaml")
             with open(aside / "forces.csv", "w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(["split", "model", "group", *ERROR_UNITS])
-                for name, split in self.splits.items():
-                    for model, groups in split.rows.items():
-                        writer.writerows([name, model, group, *(v[metric] for metric in ERROR_UNITS)] for group, v in groups.items())
+                # What is not known of a line stays empty.
+                columns = ["split", "model", "group", *ERROR_UNITS, "mse_low", "mse_high", "rms", "mse_without"]
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                for split in self.splits.values():
+                    writer.writerows(split.csv_rows())
             for name, split in self.splits.items():
                 plot_force_scatter(split, aside / f"scatter_{name}.png")
                 plot_force_residuals(split, aside / f"residuals_{name}.png")

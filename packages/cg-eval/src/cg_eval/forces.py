@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cg_data.command_line import progress_bar
-from cg_data.errors import require
+from cg_data.errors import UserError, require
 from cg_data.store import Dataset
 from cg_eval.force_collector import Collector
 from cg_eval.force_report import ForceReport, ForcesConfig
@@ -53,7 +53,13 @@ def evaluate_forces(bundle: "Bundle", dataset: Dataset, config: ForcesConfig | N
 
 
 def choose_frames(dataset: Dataset, split: str, config: ForcesConfig) -> dict[str, np.ndarray]:
-    """Return {domain: sorted frame indices} of a split after the choices of domains, temperature and number of frames."""
+    """Return {domain: sorted frame indices} of a split after the choices of domains, temperature and number of frames.
+
+    Raises `UserError` for a domain that the data set lacks; one that has no frame in the split is left out.
+    """
+    unknown = sorted(set(config.domains or ()) - set(dataset.domains))
+    if unknown:
+        raise UserError(f"domains: {dataset.path} has no domain {unknown[0]!r}, only {', '.join(dataset.domains)}: choose among these")
     chosen = dataset.split(split)
     if config.domains is not None:
         chosen = {domain: frames for domain, frames in chosen.items() if domain in config.domains}

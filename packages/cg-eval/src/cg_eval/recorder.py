@@ -7,6 +7,7 @@ A folder beside the result, gone once that is written: `rows_00000.npz`, ... wit
 import hashlib
 import json
 import logging
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,50 +15,59 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cg_data.atomic import atomic_file
-from cg_data.errors import UserError
+from cg_data.errors import UserError, counted
 
 if TYPE_CHECKING:
     from cg_eval.dynamics import Motion
 
 logger = logging.getLogger("cg_eval")
 
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 
 
 class Recorder:
     """Holds the saved rows of a simulation, and writes them where there is a folder."""
 
-    def __init__(self, folder: Path | None, every_frames: int):
-        """Record into `folder` (None: memory alone), one checkpoint after each `every_frames` saved rows."""
-        self.folder, self.every_frames = folder, every_frames
+    def __init__(self, folder: Path | None, every_frames: int, n_devices: int = 1):
+        """Record into `folder` (None: memory alone), one checkpoint after each `every_frames` saved rows, of a run on `n_devices`."""
+        self.folder, self.every_frames, self.n_devices = folder, every_frames, n_devices
         self.rows: list[dict[str, np.ndarray]] = []
         self.n_written = self.n_files = 0
 
     def restore(self, identity: str) -> "tuple[Motion, dict[str, Any]] | None":
         """Return (motion, counts) of the last checkpoint and take its rows; None where there is none.
 
-        identity: what must be the same for the run to be the same. Raises `UserError` where the folder holds another simulation.
+        identity: what must be the same for the run to be the same. Raises `UserError` where the folder holds another simulation, or
+        one of another number of devices: that would add up in another order.
         """
         if self.folder is None or not (self.folder / "state.npz").is_file():
             return None
         from cg_eval.dynamics import Motion
 
         try:
-            with np.load(self.folder / "state.npz", allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            arrays = _read(self.folder / "state.npz")
             about = json.loads(str(arrays.pop("about")))
-            known = about["version"] == RECORD_VERSION and about["identity"] == identity
-            if known:
+            current = about["version"] == RECORD_VERSION
+            known = current and about["identity"] == identity
+            if known and about["n_devices"] == self.n_devices:
                 for number in range(about["n_files"]):
-                    with np.load(self._rows_file(number), allow_pickle=False) as file:
-                        columns = {name: file[name] for name in file.files}
+                    columns = _read(self._rows_file(number))
                     self.rows += [{name: values[row] for name, values in columns.items()} for row in range(len(columns["time_ps"]))]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.folder}: cannot be read ({error}): remove it to simulate from the start") from None
+        if not current:
+            raise UserError(
+                f"{self.folder}: holds an unfinished simulation of another version of cg-eval: remove it to simulate from the start"
+            )
         if not known:
             raise UserError(
                 f"{self.folder}: holds an unfinished simulation with other options, another model or another start: "
                 "give the same ones to go on, or remove it"
+            )
+        if about["n_devices"] != self.n_devices:
+            raise UserError(
+                f"{self.folder}: holds an unfinished simulation on {counted(about['n_devices'], 'device')}, and now there are "
+                f"{self.n_devices}, which round differently: give it as many cores (taskset) or GPUs (CUDA_VISIBLE_DEVICES), or remove it"
             )
         self.n_written, self.n_files = len(self.rows), about["n_files"]
         logger.info("%s: going on from step %d", self.folder, int(arrays["step"]))
@@ -72,9 +82,9 @@ class Recorder:
         if self.folder is None or len(self.rows) - self.n_written < self.every_frames:
             return
         new = self.rows[self.n_written :]
-        self.folder.mkdir(parents=True, exist_ok=True)
         _write(self._rows_file(self.n_files), {name: np.stack([row[name] for row in new]) for name in new[0]})
-        about = {"version": RECORD_VERSION, "identity": identity, "n_files": self.n_files + 1, "counts": dict(counts)}
+        about = {"version": RECORD_VERSION, "identity": identity, "n_devices": self.n_devices, "n_files": self.n_files + 1}
+        about["counts"] = dict(counts)
         state = {name: np.asarray(value) for name, value in motion._asdict().items()}
         _write(self.folder / "state.npz", state | {"about": np.array(json.dumps(about))})
         self.n_written, self.n_files = len(self.rows), self.n_files + 1
@@ -109,6 +119,11 @@ def identity_of(values: Any) -> str:
 
     add(values)
     return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

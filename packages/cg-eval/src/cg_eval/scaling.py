@@ -44,8 +44,8 @@ class Scaling:
 
     @property
     def speedup(self) -> np.ndarray:
-        """Return [n] time on the fewest devices over time, times the fewest devices."""
-        return self.times[0] * self.devices[0] / np.asarray(self.times)
+        """Return [n] mean time on the fewest devices over time, times the fewest devices."""
+        return _speedup(np.asarray(self.devices), np.asarray(self.times))
 
     @property
     def efficiency(self) -> np.ndarray:
@@ -90,7 +90,9 @@ def fit_scaling(devices: Sequence[int], times: Sequence[float], level: float = 0
     require(
         len(n) == len(t) and len(np.unique(n)) >= 2, f"scaling: expected times on two or more numbers of devices, received {n.tolist()}"
     )
-    require(bool((n >= 1).all() and (t > 0).all()), "scaling: devices must be at least 1 and times positive")
+    usable = (n >= 1) & (t > 0) & np.isfinite(t)
+    first_bad = "" if usable.all() else f"{n[~usable][0]:g} and {t[~usable][0]:g}"
+    require(not first_bad, f"scaling: devices must be at least 1 and times positive and finite, received {first_bad}: leave that run out")
     design = np.stack([1 / t, 1 / (n * t)], axis=1)
     (a, b), *_ = np.linalg.lstsq(design, np.ones(len(n)), rcond=None)
     residual = design @ np.array([a, b]) - 1
@@ -99,8 +101,8 @@ def fit_scaling(devices: Sequence[int], times: Sequence[float], level: float = 0
     if len(n) > 2:
         covariance = np.linalg.inv(design.T @ design) * (residual**2).sum() / (len(n) - 2)
         spread = float(np.sqrt(gradient @ covariance @ gradient)) * stats.t.ppf(0.5 + level / 2, len(n) - 2)
-    speedup = t[0] * n[0] / t
-    further = n > n[0]
+    speedup = _speedup(n, t)
+    further = n > n.min()
     x, y = (n - 1)[further], (n - speedup)[further]
     slope = float((x * y).sum() / (x * x).sum())
     slope_spread = None
@@ -113,16 +115,34 @@ def fit_scaling(devices: Sequence[int], times: Sequence[float], level: float = 0
     )
 
 
+def read_timings(paths: Sequence[Path | str]) -> tuple[list[int], list[float]]:
+    """Return (devices, times) of output folders of `cg-train run` (`read_runs`), or of CSV files, one after another (`read_times`)."""
+    folders = [path for path in paths if Path(path).is_dir()]
+    if len(folders) == len(paths):
+        return read_runs(folders)
+    # A run's times are in minutes, a file's in any unit.
+    if folders:
+        raise UserError(f"scaling: expected all folders or all CSV files, received the folder {folders[0]} among files: give one kind")
+    found = [read_times(path) for path in paths]
+    return [n for devices, _ in found for n in devices], [t for _, times in found for t in times]
+
+
 def read_times(path: Path | str) -> tuple[list[int], list[float]]:
     """Return (devices, times) of a CSV with the columns `devices` and `time`, one line per run."""
     try:
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
-        return [int(row["devices"]) for row in rows], [float(row["time"]) for row in rows]
+        found = [(int(row["devices"]), float(row["time"])) for row in rows]
     except OSError:
         raise UserError(f"{path}: cannot be read; expected a CSV with the columns devices and time") from None
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: expected a CSV with the columns devices and time, a whole number and a number on each line") from None
+    for devices, duration in found:
+        expected = "a whole number from 1 and a positive, finite time on each line"
+        require(
+            devices >= 1 and 0 < duration < np.inf, f"{path}: expected {expected}, received {devices} and {duration:g}: remove that line"
+        )
+    return [devices for devices, _ in found], [duration for _, duration in found]
 
 
 def read_runs(folders: Sequence[Path | str]) -> tuple[list[int], list[float]]:
@@ -150,6 +170,12 @@ def _read_run(folder: Path) -> tuple[int, float]:
         raise UserError(f"{path}: expected two or more lines with step, epoch, frames_per_second and devices: log more often") from None
     require(len(devices) == 1, f"{path}: the run was on {sorted(devices)} devices in turn: give runs on one number each")
     return devices.pop(), float(epoch_frames / rate / 60)
+
+
+def _speedup(devices: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return [n]: the mean of the times on the fewest devices over each time, times the fewest devices."""
+    fewest = devices.min()
+    return times[devices == fewest].mean() * fewest / times
 
 
 def _fraction(estimate: float, spread: float | None) -> Fraction:

@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -96,8 +96,14 @@ def simulate(
     config = with_temperature(config or SimulateConfig(), bundle)
     names = tuple(bundle.species_names[index] for index in np.asarray(start.species))
     masses = chain_masses(bundle, start)
-    energy = bundle.energy_fn(config.part)
-    return run_dynamics(energy, bundle.params, bundle.cutoff_angstrom, start, masses, config, names, show_progress, record)
+    energy, model = bundle.energy_fn(config.part), _model(bundle)
+    return run_dynamics(energy, bundle.params, bundle.cutoff_angstrom, start, masses, config, names, show_progress, record, model)
+
+
+def simulation_identity(bundle: "Bundle", start: BeadFrames, config: SimulateConfig) -> str:
+    """Return the `Simulation.identity` that `simulate` would give: a checksum of model, start and options, not of the devices."""
+    config = with_temperature(config, bundle)
+    return _identity(bundle.params, bundle.cutoff_angstrom, start, chain_masses(bundle, start), config, _model(bundle))
 
 
 def chain_masses(bundle: "Bundle", start: BeadFrames) -> np.ndarray:
@@ -118,15 +124,18 @@ def run_dynamics(
     residue_names: Sequence[str] | None = None,
     show_progress: bool = False,
     record: Path | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> Simulation:
-    """Simulate one replica from each frame of `start` with any energy function; masses [n_beads] amu; record as in `simulate`."""
+    """Simulate one replica from each frame of `start` with any energy function; masses [n_beads] amu; record as in `simulate`.
+
+    model: plain values that, beside the parameters, make the energy what it is; a part of the identity.
+    """
     import jax
 
     from cg_eval.dynamics import start_motion
     from cg_eval.tempering import exchange, ladder
 
-    x = np.asarray(start.positions, config.precision)
-    x = x - x.mean(axis=1, keepdims=True)
+    x = _centred(start, config)
     temperatures = config.tempering_kelvin
     if not temperatures:
         if config.temperature_kelvin is None:
@@ -134,10 +143,8 @@ def run_dynamics(
         temperatures = (config.temperature_kelvin,)
     temperature = ladder(temperatures, len(x))
     runner = Runner(energy, params, cutoff_angstrom, start, x, masses, config)
-    recorder = Recorder(record, config.checkpoint_every_frames)
-    chain = (start.species, start.residue_index, start.chain_index, masses)
-    # Another number of devices would add up in another order.
-    identity = identity_of([x, *chain, cutoff_angstrom, params, config.to_dict(), jax.local_device_count()])
+    recorder = Recorder(record, config.checkpoint_every_frames, jax.local_device_count())
+    identity = _identity(params, cutoff_angstrom, start, masses, config, model)
     restored = recorder.restore(identity)
     if restored is None:
         motion = runner.advance(start_motion(x, masses, temperature, config.seed, at_rest=config.ensemble == "nve"), 0)
@@ -174,7 +181,28 @@ def run_dynamics(
         replica_steps_per_second=(int(motion.step) - first_step) * len(x) / seconds,
         room_growths=runner.growths,
         exchanges=(int(exchanges[0]), int(exchanges[1])),
+        identity=identity,
+        model="",
     )
+
+
+def _centred(start: BeadFrames, config: SimulateConfig) -> np.ndarray:
+    x = np.asarray(start.positions, config.precision)
+    return np.asarray(x - x.mean(axis=1, keepdims=True))
+
+
+def _identity(
+    params: Params, cutoff_angstrom: float, start: BeadFrames, masses: Array, config: SimulateConfig, model: Mapping[str, Any] | None
+) -> str:
+    chain = (start.species, start.residue_index, start.chain_index, masses)
+    return identity_of([_centred(start, config), *chain, cutoff_angstrom, params, model, config.to_dict()])
+
+
+def _model(bundle: "Bundle") -> dict[str, Any]:
+    """Return what a model is beside its parameters."""
+    terms = {} if bundle.prior is None else bundle.prior.terms
+    prior = {name: [term.form, term.weight, term.rows, term.settings] for name, term in terms.items()}
+    return {"config": bundle.config.to_dict(), "statistics": bundle.statistics.to_dict(), "prior": prior}
 
 
 class Runner:

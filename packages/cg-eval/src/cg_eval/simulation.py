@@ -14,15 +14,19 @@ from cg_data.configuration import Configuration
 from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError
 from cg_data.mapping import RESIDUE_MASSES_AMU
+from cg_data.units import BOLTZMANN_KCAL_PER_MOL_KELVIN
 from cg_eval.json_text import to_json
 from cg_eval.stability import PhysicalRange, survival_curve
 from cg_eval.trajectory_files import write_dcd, write_pdb
 
 SIMULATION_VERSION = 1
+NS_PER_DAY_OF_PS_PER_SECOND = 86400 / 1000
 
 
 class SimulateConfig(Configuration):
     """Options of a simulation."""
+
+    model_config = pydantic.ConfigDict(allow_inf_nan=False)
 
     part: Literal["full", "prior", "backbone"] = "full"
     """Which part of the force field moves the beads."""
@@ -71,7 +75,8 @@ class Simulation:
 
     positions [n_saved, n_replicas, n_beads, 3] float32 A; time_ps [n_saved]; potential_energy, kinetic_temperature,
     bath_temperature [n_saved, n_replicas] kcal/mol and K; valid [n_saved, n_replicas] bool, False once a replica has stopped;
-    exchanges: pairs (tried, exchanged) by tempering.
+    exchanges: pairs (tried, exchanged) by tempering; identity: a checksum of model, start and options; model: where it was read from
+    (both empty where they were not noted).
     """
 
     positions: np.ndarray
@@ -89,6 +94,8 @@ class Simulation:
     replica_steps_per_second: float
     room_growths: int
     exchanges: tuple[int, int] = (0, 0)
+    identity: str = ""
+    model: str = ""
 
     def frames(self, after_ps: float = 0.0, temperature_kelvin: float | None = None) -> BeadFrames:
         """Return the valid frames later than `after_ps`, replica after replica, each replica one trajectory; no forces.
@@ -114,10 +121,30 @@ class Simulation:
         stopped = [np.nan if o.stopped_at_ps is None else o.stopped_at_ps for o in self.outcomes]
         return survival_curve(np.asarray(stopped), self.time_ps)
 
+    def energy_drift(self) -> np.ndarray:
+        """Return [n_replicas] kcal/mol/ps: the slope of each replica's potential and kinetic energy over time, per bead.
+
+        By least squares over its valid frames; NaN where they are fewer than two. Of interest at constant energy only.
+        """
+        n_beads = self.positions.shape[2]
+        # As `dynamics.kinetic_temperature` counts them: without a thermostat a replica's centre stays at rest.
+        degrees = 3 * n_beads - (3 if self.config.ensemble == "nve" else 0)
+        energy = self.potential_energy + 0.5 * degrees * BOLTZMANN_KCAL_PER_MOL_KELVIN * self.kinetic_temperature
+        return np.array(
+            [
+                np.polyfit(self.time_ps[valid], of_replica[valid] / n_beads, 1)[0] if valid.sum() > 1 else np.nan
+                for of_replica, valid in zip(energy.T, self.valid.T, strict=True)
+            ]
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """Return a summary as plain values."""
+        """Return a summary as plain values; ns_per_day: of all replicas together; energy drifts: None but for NVE."""
         alive = self.valid[1:]
+        drift = self.energy_drift() if self.config.ensemble == "nve" else np.zeros(0)
+        drift = drift[np.isfinite(drift)]
         return {
+            "model": self.model or None,
+            "identity": self.identity or None,
             "n_beads": int(self.positions.shape[2]),
             "n_replicas": int(self.positions.shape[1]),
             "n_saved_frames": int(self.valid.sum()),
@@ -125,7 +152,10 @@ class Simulation:
             "surviving_fraction": float(self.valid[-1].mean()),
             "mean_kinetic_temperature_kelvin": float(self.kinetic_temperature[1:][alive].mean()) if alive.any() else None,
             "mean_potential_energy_kcal_per_mol": float(self.potential_energy[1:][alive].mean()) if alive.any() else None,
+            "energy_drift_kcal_per_mol_per_ps_per_bead": float(drift.mean()) if drift.size else None,
+            "largest_energy_drift_kcal_per_mol_per_ps_per_bead": float(np.abs(drift).max()) if drift.size else None,
             "replica_steps_per_second": self.replica_steps_per_second,
+            "ns_per_day": self.replica_steps_per_second * self.config.time_step_ps * NS_PER_DAY_OF_PS_PER_SECOND,
             "neighbour_room_growths": self.room_growths,
             "exchanges_tried": self.exchanges[0],
             "exchanges_made": self.exchanges[1],
@@ -137,11 +167,12 @@ class Simulation:
         """Return the summary as a few lines of text."""
         values, config = self.to_dict(), self.config
         bath = "NVE" if config.ensemble == "nve" else f"Langevin, friction {config.friction_per_ps:g}/ps"
+        started = "started at " if config.ensemble == "nve" else ""
         if config.ensemble == "tempering":
             tried, made = self.exchanges
             temperature = f"tempering over {', '.join(f'{t:g}' for t in config.tempering_kelvin)} K, {made} of {tried} exchanges made"
         else:
-            temperature = f"{config.temperature_kelvin:g} K"
+            temperature = f"{started}{config.temperature_kelvin:g} K"
         kinetic = values["mean_kinetic_temperature_kelvin"]
         masses = [RESIDUE_MASSES_AMU[name] for name in self.residue_names if name in RESIDUE_MASSES_AMU]
         lines = [
@@ -149,9 +180,16 @@ class Simulation:
             f"{bath}, {temperature}, time step {1000 * config.time_step_ps:g} fs",
             f"masses {min(masses):g} to {max(masses):g} amu, those of the residues" if masses else "masses as given",
             f"kinetic temperature {kinetic:.1f} K" if kinetic is not None else "no frame inside the physical range",
-            f"{values['replica_steps_per_second']:.0f} replica-steps/s, compilation included",
+            f"{values['replica_steps_per_second']:.0f} replica-steps/s, {values['ns_per_day']:.1f} ns/day of all replicas together, "
+            "compilation included",
             f"{100 * values['surviving_fraction']:.0f} % of replicas inside the physical range to the end",
         ]
+        drift = values["energy_drift_kcal_per_mol_per_ps_per_bead"]
+        if drift is not None:
+            largest = values["largest_energy_drift_kcal_per_mol_per_ps_per_bead"]
+            lines.append(f"energy drift {drift:.2g} kcal/mol/ps per bead, mean of replicas; {largest:.2g} where it is largest")
+        if self.model:
+            lines.insert(1, f"model {self.model}, part {config.part}")
         lines += [f"  replica {o.replica} stopped at {o.stopped_at_ps:g} ps: {o.reason}" for o in self.outcomes if o.reason]
         return "\n".join(lines)
 
@@ -188,6 +226,7 @@ class Simulation:
             file.attrs["replica_steps_per_second"] = self.replica_steps_per_second
             file.attrs["room_growths"] = self.room_growths
             file.attrs["exchanges"] = self.exchanges
+            file.attrs["identity"], file.attrs["model"] = self.identity, self.model
 
 
 def load_simulation(folder: Path | str) -> Simulation:
@@ -211,4 +250,6 @@ def load_simulation(folder: Path | str) -> Simulation:
         replica_steps_per_second=float(attributes["replica_steps_per_second"]),
         room_growths=int(attributes["room_growths"]),
         exchanges=(int(attributes["exchanges"][0]), int(attributes["exchanges"][1])),
+        identity=str(attributes.get("identity", "")),
+        model=str(attributes.get("model", "")),
     )
