@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from cg_data.errors import UserError
@@ -18,6 +17,7 @@ from cg_priors.report import describe, histograms_at, plot_files
 
 from . import chains
 
+Figure = pytest.importorskip("matplotlib.figure").Figure
 SPECIES = RESIDUE_SPECIES
 ALA, PRO = SPECIES.index("ALA"), SPECIES.index("PRO")
 N = 4000

@@ -47,12 +47,12 @@ def plot_prior(path: Path | str, prior: PriorParameters, histograms: Mapping[flo
 
 def check_plots(path: Path) -> None:
     """Raise `UserError` where plots cannot be written to `path`: before a long fit, not after it."""
+    require(path.suffix.lstrip(".") in ("png", "pdf", "svg"), f"{path}: expected a name ending in .png, .pdf or .svg: rename the plot")
+    require(not path.is_dir(), f"{path}: expected a file, found a folder: choose another name for the plot")
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
         raise UserError("plots need matplotlib, which is not installed: pip install 'cg-priors[plots]'") from None
-    require(path.suffix.lstrip(".") in ("png", "pdf", "svg"), f"{path}: expected a name ending in .png, .pdf or .svg: rename the plot")
-    require(not path.is_dir(), f"{path}: expected a file, found a folder: choose another name for the plot")
 
 
 def wildcard_counts(prior: PriorParameters, name: str, histogram: Histogram) -> dict[str, np.ndarray]:
