@@ -86,3 +86,9 @@ def test_unreadable_configuration_files_are_named(tmp_path):
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         Outer().seed = 1
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_numbers_that_are_not_finite_are_refused(value):
+    with pytest.raises(UserError, match="finite number"):
+        Outer.load(None, [f"inner.temperature_kelvin={value}"])

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cg_data.command_line import new_app, run_app
+from cg_data.command_line import new_app, paths_and_overrides, run_app
 from cg_data.errors import UserError, counted
 
 app = new_app("cg-data", "All-atom protein trajectories with forces to coarse-grained bead datasets.")
@@ -108,8 +108,8 @@ def from_npz(
     from cg_data.config import FromNpzConfig
     from cg_data.npz import from_npz as run
 
-    options = FromNpzConfig.load(config, [text for text in inputs if _is_override(text)])
-    files = [text for text in inputs if not _is_override(text)]
+    files, overrides = paths_and_overrides(inputs)
+    options = FromNpzConfig.load(config, overrides)
     dataset = run(files, output, options.temperature_kelvin, options.split)
     options.save(output / "config.yaml")
     typer.echo(f"{output}: {counted(len(dataset.domains), 'domain')}")
@@ -149,17 +149,12 @@ def template() -> None:
 
 def _overrides(arguments: list[str], workers: int | None) -> list[str]:
     """Return the options among arguments, with the other ones as `inputs` and `--workers` as `workers`."""
-    overrides = [text for text in arguments if _is_override(text)]
-    files = [text for text in arguments if not _is_override(text)]
+    files, overrides = paths_and_overrides(arguments)
     if files:
         overrides.append(f"inputs={files}")
     if workers is not None:
         overrides.append(f"workers={workers}")
     return overrides
-
-
-def _is_override(text: str) -> bool:
-    return "=" in text and not Path(text).exists()
 
 
 if __name__ == "__main__":

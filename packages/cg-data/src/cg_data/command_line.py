@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -48,6 +49,14 @@ def run_app(app: typer.Typer | Callable[[], None]) -> None:
         # The reader (head, less) has gone; Python must not complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def paths_and_overrides(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the paths and the options `key=value` among arguments; what exists is a path, whatever its name."""
+    found: tuple[list[str], list[str]] = ([], [])
+    for text in arguments:
+        found["=" in text and not Path(text).exists()].append(text)
+    return found
 
 
 def set_up_logging(level: int = logging.INFO) -> None:

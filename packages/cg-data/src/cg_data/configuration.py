@@ -15,7 +15,7 @@ from cg_data.errors import UserError
 class Configuration(pydantic.BaseModel):
     """Base of every configuration: nothing unknown is accepted, nothing is changed after loading."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def load(cls, path: Path | str | None = None, overrides: Sequence[str] = ()) -> Self:

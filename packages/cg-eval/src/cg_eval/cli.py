@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cg_data.atomic import check_place
-from cg_data.command_line import new_app, run_app
+from cg_data.command_line import new_app, paths_and_overrides, run_app
 from cg_data.errors import UserError, counted, require
 
 app = new_app("cg-eval", "Judge a coarse-grained force field by its forces and by what it simulates.")
@@ -183,11 +183,10 @@ def ensemble(
     from cg_data.store import open_dataset
     from cg_eval.ensemble import EnsembleConfig, evaluate_ensemble, load_members
 
-    options = [text for text in inputs if "=" in text and not Path(text).exists()]
-    paths = [text for text in inputs if text not in options]
+    paths, overrides = paths_and_overrides(inputs)
     expected = "ensemble: expected an ensemble folder, or two or more bundles, and then a dataset folder"
     require(len(paths) >= 2, f"{expected}, received {counted(len(paths), 'path')}: give both")
-    settings = EnsembleConfig.load(config, options)
+    settings = EnsembleConfig.load(config, overrides)
     _refuse_existing(output)
     result = evaluate_ensemble(load_members(paths[:-1]), open_dataset(paths[-1]), settings, show_progress=True)
     result.save(output)

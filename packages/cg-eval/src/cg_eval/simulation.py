@@ -26,8 +26,6 @@ NS_PER_DAY_OF_PS_PER_SECOND = 86400 / 1000
 class SimulateConfig(Configuration):
     """Options of a simulation."""
 
-    model_config = pydantic.ConfigDict(allow_inf_nan=False)
-
     part: Literal["full", "prior", "backbone"] = "full"
     """Which part of the force field moves the beads."""
     ensemble: Literal["langevin", "nve", "tempering"] = "langevin"

@@ -27,7 +27,7 @@ class ModelConfig(Configuration):
     """
 
     mode: Literal["hybrid", "backbone", "prior"] = "hybrid"
-    cutoff_angstrom: float = pydantic.Field(default=10.0, gt=0, allow_inf_nan=False)
+    cutoff_angstrom: float = pydantic.Field(default=10.0, gt=0)
     envelope_exponent: int = pydantic.Field(default=6, ge=2)
     backbone: BackboneConfig = AllegroConfig()
     precision: Literal["float32", "float64"] = "float32"

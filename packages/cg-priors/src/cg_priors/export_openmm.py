@@ -82,8 +82,7 @@ def _bonded(openmm: Any, prior: PriorParameters, name: str, row: int, tuples: np
         for beads in tuples:
             force.addBond(beads.tolist(), [])
         return force
-    formula, *parts = _expression(term.form, p, term.settings).split("; ")
-    expression = "; ".join([f"{scale!r}*({formula})", *parts])
+    expression = f"{scale!r}*energy; energy={_expression(term.form, p, term.settings)}"
     make = {2: openmm.CustomBondForce, 3: openmm.CustomAngleForce, 4: openmm.CustomTorsionForce}[width]
     force = make(expression + ("; x=r/0.1" if width == 2 else "; x=theta"))
     add = {2: "addBond", 3: "addAngle", 4: "addTorsion"}[width]
