@@ -167,7 +167,7 @@ class Bundle:
         indices = self.species_index(list(species)) if named else np.asarray(species, np.int32)
         require(len(indices) == n_beads, f"graph: expected {n_beads} species, one per position, received {len(indices)}")
         require(
-            indices.size == 0 or (indices.min() >= 0 and indices.max() < len(self.species_names)),
+            bool(np.all((indices >= 0) & (indices < len(self.species_names)))),
             f"graph: expected species in [0, {len(self.species_names)}), received {indices.min(initial=0)} to {indices.max(initial=0)}",
         )
         residues = np.arange(n_beads, dtype=np.int32) if residue_index is None else np.asarray(residue_index, np.int32)
