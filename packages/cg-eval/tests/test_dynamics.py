@@ -211,7 +211,8 @@ def test_a_known_drift_of_the_total_energy_and_the_cost_are_stated():
     valid = result.valid.copy()
     valid[10:, 2] = False
     potential = np.where(valid, 7.0 - kinetic + np.array([0.02, 0.02, -0.04]) * 5 * result.time_ps[:, None], np.nan)
-    made = dataclasses.replace(result, potential_energy=potential, valid=valid, replica_steps_per_second=1000.0)
+    peaks = {"peak_resident_bytes": 1_500_000_000, "peak_device_bytes": 250_000_000}
+    made = dataclasses.replace(result, potential_energy=potential, valid=valid, replica_steps_per_second=1000.0, **peaks)
     np.testing.assert_allclose(made.energy_drift(), [0.02, 0.02, -0.04])
     values = made.to_dict()
     assert values["energy_drift_kcal_per_mol_per_ps_per_bead"] == pytest.approx(0.0, abs=1e-9)
@@ -219,8 +220,10 @@ def test_a_known_drift_of_the_total_energy_and_the_cost_are_stated():
     assert values["ns_per_day"] == pytest.approx(1000 * 1e-5 * 86400)
     assert "NVE, started at 320 K" in made.table()
     assert "864.0 ns/day" in made.table()
+    assert "peak memory 1.50 GB of the process, 0.25 GB of a device" in made.table()
     assert "0.04" in made.table()
     assert abs(result.energy_drift()).max() < 0.02
+    assert result.peak_resident_bytes > 50_000_000  # jaxlib alone takes more
     langevin = dataclasses.replace(made, config=made.config.model_copy(update={"ensemble": "langevin"}))
     assert langevin.to_dict()["energy_drift_kcal_per_mol_per_ps_per_bead"] is None
     assert "drift" not in langevin.table()

@@ -17,6 +17,7 @@ from cg_data.errors import UserError
 from cg_eval.bootstrap import time_blocks
 from cg_eval.cli import app
 from cg_eval.compare import CompareConfig, _mean, compare_distributions, reference_frames, split_in_halves
+from cg_eval.json_text import to_json
 from cg_eval.observables import radius_of_gyration
 from cg_eval.simulate import SimulateConfig, dataset_start, pdb_start, simulate
 from cg_eval.simulation import load_simulation
@@ -66,6 +67,7 @@ def test_a_saved_simulation_is_read_back_as_it_was(simulation, tmp_path):
     back = load_simulation(tmp_path / "run")
     for field in dataclasses.fields(simulation):
         np.testing.assert_array_equal(getattr(back, field.name), getattr(simulation, field.name))
+    assert to_json(back.to_dict()) == to_json(simulation.to_dict())
 
 
 def test_files_of_a_simulation_hold_the_positions_in_standard_formats(simulation, tmp_path):

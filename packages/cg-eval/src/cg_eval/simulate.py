@@ -1,6 +1,7 @@
 """Simulate replicas of a chain with a force field: `simulate`, and where its replicas start."""
 
 import logging
+import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -183,7 +184,14 @@ def run_dynamics(
         exchanges=(int(exchanges[0]), int(exchanges[1])),
         identity=identity,
         model="",
+        peak_resident_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,  # KiB on Linux
+        peak_device_bytes=_peak_device_bytes(jax.local_devices()),
     )
+
+
+def _peak_device_bytes(devices: Sequence[Any]) -> int | None:
+    told = [stats["peak_bytes_in_use"] for device in devices if (stats := device.memory_stats()) and "peak_bytes_in_use" in stats]
+    return max(told, default=None)
 
 
 def _centred(start: BeadFrames, config: SimulateConfig) -> np.ndarray:

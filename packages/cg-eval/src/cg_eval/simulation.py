@@ -74,7 +74,8 @@ class Simulation:
     positions [n_saved, n_replicas, n_beads, 3] float32 A; time_ps [n_saved]; potential_energy, kinetic_temperature,
     bath_temperature [n_saved, n_replicas] kcal/mol and K; valid [n_saved, n_replicas] bool, False once a replica has stopped;
     exchanges: pairs (tried, exchanged) by tempering; identity: a checksum of model, start and options; model: where it was read from
-    (both empty where they were not noted).
+    (both empty where they were not noted). peak_resident_bytes: of the process; peak_device_bytes: the largest of its devices;
+    None where it was not noted or the backend does not tell (CPU).
     """
 
     positions: np.ndarray
@@ -94,6 +95,8 @@ class Simulation:
     exchanges: tuple[int, int] = (0, 0)
     identity: str = ""
     model: str = ""
+    peak_resident_bytes: int | None = None
+    peak_device_bytes: int | None = None
 
     def frames(self, after_ps: float = 0.0, temperature_kelvin: float | None = None) -> BeadFrames:
         """Return the valid frames later than `after_ps`, replica after replica, each replica one trajectory; no forces.
@@ -154,6 +157,8 @@ class Simulation:
             "largest_energy_drift_kcal_per_mol_per_ps_per_bead": float(np.abs(drift).max()) if drift.size else None,
             "replica_steps_per_second": self.replica_steps_per_second,
             "ns_per_day": self.replica_steps_per_second * self.config.time_step_ps * NS_PER_DAY_OF_PS_PER_SECOND,
+            "peak_resident_bytes": self.peak_resident_bytes,
+            "peak_device_bytes": self.peak_device_bytes,
             "neighbour_room_growths": self.room_growths,
             "exchanges_tried": self.exchanges[0],
             "exchanges_made": self.exchanges[1],
@@ -186,6 +191,9 @@ class Simulation:
         if drift is not None:
             largest = values["largest_energy_drift_kcal_per_mol_per_ps_per_bead"]
             lines.append(f"energy drift {drift:.2g} kcal/mol/ps per bead, mean of replicas; {largest:.2g} where it is largest")
+        peaks = (("of the process", self.peak_resident_bytes), ("of a device", self.peak_device_bytes))
+        if known := [f"{size / 1e9:.2f} GB {whose}" for whose, size in peaks if size is not None]:
+            lines.append(f"peak memory {', '.join(known)}")
         if self.model:
             lines.insert(1, f"model {self.model}, part {config.part}")
         lines += [f"  replica {o.replica} stopped at {o.stopped_at_ps:g} ps: {o.reason}" for o in self.outcomes if o.reason]
@@ -225,6 +233,9 @@ class Simulation:
             file.attrs["room_growths"] = self.room_growths
             file.attrs["exchanges"] = self.exchanges
             file.attrs["identity"], file.attrs["model"] = self.identity, self.model
+            for name in ("peak_resident_bytes", "peak_device_bytes"):
+                if getattr(self, name) is not None:
+                    file.attrs[name] = getattr(self, name)
 
 
 def load_simulation(folder: Path | str) -> Simulation:
@@ -250,4 +261,10 @@ def load_simulation(folder: Path | str) -> Simulation:
         exchanges=(int(attributes["exchanges"][0]), int(attributes["exchanges"][1])),
         identity=str(attributes.get("identity", "")),
         model=str(attributes.get("model", "")),
+        peak_resident_bytes=_whole(attributes.get("peak_resident_bytes")),
+        peak_device_bytes=_whole(attributes.get("peak_device_bytes")),
     )
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else int(value)
