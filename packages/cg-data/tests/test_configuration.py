@@ -1,3 +1,6 @@
+from typing import Annotated, Literal
+
+import pydantic
 import pytest
 import yaml
 
@@ -28,6 +31,28 @@ def test_a_misspelled_key_is_told_before_the_key_that_is_missing_for_it():
 
     with pytest.raises(UserError, match=r"unknown key 'datset'; did you mean 'dataset'\?"):
         Required.load(None, ["datset=a"])
+
+
+def test_an_unknown_key_of_a_variant_is_answered_with_the_keys_of_that_variant():
+    class Small(Configuration):
+        kind: Literal["small"]
+        width: int = 1
+
+    class Large(Configuration):
+        kind: Literal["large"]
+        width: int = 1
+        blocks: int = 1
+
+    class Holder(Configuration):
+        network: Annotated[Small | Large, pydantic.Field(discriminator="kind")]
+
+    for key in ("blocks", "zzz"):
+        with pytest.raises(UserError, match=rf"unknown key 'network.{key}'; known keys: kind, width$"):
+            Holder.load(None, ["network.kind=small", f"network.{key}=3"])
+    with pytest.raises(UserError, match=r"network\.blocks: .*integer"):
+        Holder.load(None, ["network.kind=large", "network.blocks=many"])
+    with pytest.raises(UserError, match=r"unknown key 'network\.block'; did you mean 'blocks'"):
+        Holder.load(None, ["network.kind=large", "network.block=3"])
 
 
 def test_the_resolved_configuration_reads_back_equal(tmp_path):

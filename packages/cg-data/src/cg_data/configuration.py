@@ -101,27 +101,35 @@ def _in_order(some: Sequence[int | str], others: Sequence[int | str]) -> bool:
 
 
 def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
-    location = [part for part in problem["loc"]]
-    key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(model, location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        elsewhere = _nested_keys(model)
-        close = close or [elsewhere[name] for name in difflib.get_close_matches(str(location[-1]), elsewhere, n=1)]
+        *path, last = problem["loc"]
+        models, groups = _follow(model, path)
+        known = sorted({name for m in models for name in m.model_fields})
+        close = difflib.get_close_matches(str(last), known, n=1)
+        # What another variant of the same group knows is of no use here.
+        elsewhere = {name: full for name, full in _nested_keys(model).items() if full.split(".")[:-1] != groups}
+        close = close or [elsewhere[name] for name in difflib.get_close_matches(str(last), elsewhere, n=1)]
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        return f"unknown key {key!r}; {hint}"
+        return f"unknown key {'.'.join([*groups, str(last)])!r}; {hint}"
+    key = ".".join(_follow(model, problem["loc"])[1])
     received = "" if problem["type"] == "missing" else f", received {problem['input']!r}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{key}: {message}{received}" if key else f"{message}"
 
 
-def _known_keys(model: type[pydantic.BaseModel], path: Sequence[int | str]) -> list[str]:
-    models = [model]
-    for part in path:
+def _follow(model: type[pydantic.BaseModel], location: Sequence[int | str]) -> tuple[list[type[pydantic.BaseModel]], list[str]]:
+    """Return the models that may stand at a location, and its names as a file has them: without those of variants."""
+    models, names = [model], []
+    for part in location:
         inner = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        variants = [m for m in models if any(part in get_args(field.annotation) for field in m.model_fields.values())]
         if inner:
             models = [found for annotation in inner for found in _models_in(annotation)]
-    return sorted({name for m in models for name in m.model_fields})
+        elif variants:
+            models = variants
+            continue
+        names.append(str(part))
+    return models, names
 
 
 def _nested_keys(model: type[pydantic.BaseModel], group: str = "") -> dict[str, str]:
