@@ -4,7 +4,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from cg_data import cli
 from cg_data.command_line import new_app, run_app, track
+from cg_data.config import FromNpzConfig, MeanForceConfig, PrepareConfig
 from cg_data.errors import UserError
 
 
@@ -46,3 +48,9 @@ def test_an_application_tells_its_version_and_describes_itself():
     shown = CliRunner().invoke(app, ["--help"]).output
     assert "What it is for." in shown
     assert "Do something." in shown
+
+
+@pytest.mark.parametrize(("verb", "options"), [("prepare", PrepareConfig), ("from-npz", FromNpzConfig), ("mean-force", MeanForceConfig)])
+def test_the_template_of_a_verb_holds_its_defaults(verb, options, tmp_path):
+    (tmp_path / "options.yaml").write_text(CliRunner().invoke(cli.app, ["template", verb]).stdout)
+    assert options.load(tmp_path / "options.yaml") == options()

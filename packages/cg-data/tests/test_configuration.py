@@ -94,6 +94,46 @@ def test_the_file_is_named_for_what_it_says_and_the_override_for_what_it_says(tm
         Outer.load(path, ["inner.temperature_kelvin=300", "seed=2", "seed=x"])
 
 
+class Oven(Configuration):
+    """What bakes.
+
+    A second paragraph.
+    """
+
+    kelvin: float = 450.0
+    """How hot."""
+    fan: Literal["on", "off"] = "on"
+    mode: Literal["top", "bottom"] = "top"
+    """Heat from the top or the bottom."""
+    times: tuple[int, ...] = (3, 4)
+
+
+class Cool(Oven):
+    """What bakes slowly."""
+
+    kelvin: float = 350.0
+
+
+class Kitchen(Configuration):
+    first: Oven = Oven()
+    second: Cool = Cool()
+    """The other one."""
+    third: Oven | None = None
+
+
+def test_a_template_explains_each_option_and_reads_back_as_the_defaults(tmp_path):
+    text = Kitchen().template()
+    assert text == (
+        "# What bakes.\n# A second paragraph.\n"
+        + "first:\n  # How hot.\n  kelvin: 450.0\n  # One of on, off.\n  fan: 'on'\n"
+        + "  # Heat from the top or the bottom.\n  mode: top\n  times: [3, 4]\n"
+        + "# The other one.\nsecond:\n  # How hot.\n  kelvin: 350.0\n  # One of on, off.\n  fan: 'on'\n"
+        + "  # Heat from the top or the bottom.\n  mode: top\n  times: [3, 4]\nthird: null\n"
+    )
+    (tmp_path / "kitchen.yaml").write_text(text)
+    assert Kitchen.load(tmp_path / "kitchen.yaml") == Kitchen()
+
+
 def test_unreadable_configuration_files_are_named(tmp_path):
     (tmp_path / "list.yaml").write_text("[1, 2]")
     (tmp_path / "broken.yaml").write_text("a: [")

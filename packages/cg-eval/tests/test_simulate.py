@@ -10,6 +10,9 @@ from typer.testing import CliRunner
 
 from cg_data.errors import UserError
 from cg_eval.cli import app
+from cg_eval.compare import CompareConfig
+from cg_eval.ensemble import EnsembleConfig
+from cg_eval.forces import ForcesConfig
 from cg_eval.simulate import SimulateConfig, dataset_start, simulate
 from cg_eval.simulation import load_simulation
 from cg_models.bundle import save_bundle
@@ -83,3 +86,11 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(verb, output,
 def test_a_report_is_not_written_over_a_folder(tmp_path):
     with pytest.raises(UserError, match=r"is a folder; expected the HTML file to write, for example .*report\.html"):
         call("report", tmp_path / "forces", "-o", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"), [("forces", ForcesConfig), ("simulate", SimulateConfig), ("compare", CompareConfig), ("ensemble", EnsembleConfig)]
+)
+def test_the_template_of_a_verb_holds_its_defaults(verb, options, tmp_path):
+    (tmp_path / "options.yaml").write_text(CliRunner().invoke(app, ["template", verb]).stdout)
+    assert options.load(tmp_path / "options.yaml") == options()

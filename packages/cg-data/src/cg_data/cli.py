@@ -1,18 +1,28 @@
 """The command line of cg-data."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cg_data.command_line import new_app, paths_and_overrides, run_app
+from cg_data.configuration import Configuration
 from cg_data.errors import UserError, counted
 
 app = new_app("cg-data", "All-atom protein trajectories with forces to coarse-grained bead datasets.")
 
 DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder made by cg-data prepare.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder or file to write.")]
+
+
+class Verb(StrEnum):
+    """A verb that takes options."""
+
+    PREPARE = "prepare"
+    FROM_NPZ = "from-npz"
+    MEAN_FORCE = "mean-force"
 
 
 def main() -> None:
@@ -102,7 +112,7 @@ def to_npz(
 def from_npz(
     inputs: Annotated[list[str], typer.Argument(metavar="NPZ... [KEY=VALUE]...", help="Files in the padded layout; then options.")],
     output: Output,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file with temperature_kelvin and split.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of options; cg-data template from-npz prints one.")] = None,
 ) -> None:
     """Make a dataset from files in the padded layout."""
     from cg_data.config import FromNpzConfig
@@ -122,7 +132,7 @@ def mean_force(
         list[str] | None,
         typer.Argument(metavar="[DATASET | INPUT]... [KEY=VALUE]...", help="A dataset made by prepare, or its inputs; then options."),
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file of options.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of options; cg-data template mean-force prints one.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes, each averaging one frame at a time.")] = None,
 ) -> None:
     """Make a dataset of mean forces with their errors: all-atom simulations around held beads; continue one that was interrupted."""
@@ -138,13 +148,18 @@ def mean_force(
 
 
 @app.command(epilog="Example: cg-data template > prepare.yaml")
-def template() -> None:
-    """Print the options of prepare with their defaults, as YAML."""
-    import yaml
+def template(
+    verb: Annotated[Verb, typer.Argument(metavar="VERB", help="Whose options.")] = Verb.PREPARE,
+) -> None:
+    """Print the options of a verb with their defaults, as YAML."""
+    from cg_data.config import FromNpzConfig, MeanForceConfig, PrepareConfig
 
-    from cg_data.config import PrepareConfig
-
-    typer.echo(yaml.safe_dump(PrepareConfig().to_dict(), sort_keys=False), nl=False)
+    options: dict[Verb, type[Configuration]] = {
+        Verb.PREPARE: PrepareConfig,
+        Verb.FROM_NPZ: FromNpzConfig,
+        Verb.MEAN_FORCE: MeanForceConfig,
+    }
+    typer.echo(options[verb]().template(), nl=False)
 
 
 def _overrides(arguments: list[str], workers: int | None) -> list[str]:

@@ -11,7 +11,7 @@ Range = tuple[float, float]
 
 
 class SelectConfig(Configuration):
-    """Which domains, trajectories and frames are read; None means all."""
+    """Which domains, trajectories and frames are read; null means all."""
 
     domains: tuple[str, ...] | None = None
     """Domain ids."""
@@ -120,7 +120,7 @@ class AllAtomConfig(Configuration):
     hydrogen_mass_amu: float = pydantic.Field(default=3.0, gt=0)
     """Mass of hydrogens, taken from the atom they are bonded to: slower hydrogens allow the time step."""
     max_force_difference: float | None = pydantic.Field(default=0.05, gt=0)
-    """Largest accepted difference between the source's forces and this model's at the same frames, as a share of their rms; None
+    """Largest accepted difference between the source's forces and this model's at the same frames, as a share of their rms; null
     accepts any: the labels are then those of this model, not of the source's."""
     platform: Literal["CPU", "CUDA", "HIP", "OpenCL", "Reference"] = "CPU"
 

@@ -1,9 +1,11 @@
 """Configuration files: one frozen pydantic model per package, YAML, `key=value` overrides, and errors in one line."""
 
 import difflib
+import inspect
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args, get_origin
 
 import pydantic
 import yaml
@@ -15,7 +17,7 @@ from cg_data.errors import UserError
 class Configuration(pydantic.BaseModel):
     """Base of every configuration: nothing unknown is accepted, nothing is changed after loading."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @classmethod
     def load(cls, path: Path | str | None = None, overrides: Sequence[str] = ()) -> Self:
@@ -49,6 +51,10 @@ class Configuration(pydantic.BaseModel):
         """Write the resolved configuration as YAML, atomically."""
         with atomic_file(path) as aside:
             aside.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+    def template(self) -> str:
+        """Return YAML that `load` reads back: every option below what it is for and what it may be, as its class says."""
+        return "\n".join(_explained(self, self.to_dict())) + "\n"
 
 
 def read_yaml(path: Path | str) -> Any:
@@ -145,3 +151,36 @@ def _models_in(annotation: Any) -> list[type[pydantic.BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         return [annotation]
     return [found for argument in get_args(annotation) for found in _models_in(argument)]
+
+
+def _explained(config: Configuration, values: dict[str, Any], indent: str = "") -> list[str]:
+    """Return the lines of options, plain values as `to_dict` gives them, each below its comment."""
+    lines = []
+    for name, value in values.items():
+        group = getattr(config, name)
+        is_group = isinstance(group, Configuration)
+        about = _description(type(config), name) or (type(group).__doc__ if is_group else None) or ""
+        choices = [str(choice) for choice in _choices(type(config).model_fields[name].annotation)]
+        # What the comment names already, and a choice of one, need no list.
+        if len(choices) > 1 and not all(choice in about for choice in choices):
+            about = f"{about} One of {', '.join(choices)}.".strip()
+        for paragraph in inspect.cleandoc(about).split("\n\n"):
+            lines += textwrap.wrap(paragraph, 120, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+        if is_group:
+            lines += [f"{indent}{name}:", *_explained(group, value, f"{indent}  ")]
+        else:
+            inside = yaml.safe_dump([value], sort_keys=False, default_flow_style=True, width=float("inf")).strip()
+            lines.append(f"{indent}{name}: {inside[1:-1]}")
+    return lines
+
+
+def _description(model: type[pydantic.BaseModel], name: str) -> str | None:
+    """Return what a class says of an option, or the nearest of its parents, where it only changes the default."""
+    parents = [parent for parent in model.__mro__ if issubclass(parent, pydantic.BaseModel) and name in parent.model_fields]
+    return next((text for parent in parents if (text := parent.model_fields[name].description)), None)
+
+
+def _choices(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [found for argument in get_args(annotation) for found in _choices(argument)]

@@ -31,7 +31,7 @@ class SplitConfig(Configuration):
     held_out_domain_fraction: float = pydantic.Field(default=0.0, ge=0, lt=1)
     """Further share of domains held out, drawn by a hash of the seed and the domain (or its superfamily)."""
     hold_out_last_replica: bool = True
-    """Hold out the last replica at each temperature of a domain that has several; False: by time alone."""
+    """Hold out the last replica at each temperature of a domain that has several; false: by time alone."""
     held_out_trajectory_fraction: float = pydantic.Field(default=0.2, ge=0, lt=1)
     """Share of frames held out at the end of each trajectory of a domain with one replica."""
     validation_fraction: float = pydantic.Field(default=0.1, ge=0, lt=1)

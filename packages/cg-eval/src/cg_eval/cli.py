@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,16 +13,26 @@ import typer
 
 from cg_data.atomic import check_place
 from cg_data.command_line import new_app, paths_and_overrides, run_app
+from cg_data.configuration import Configuration
 from cg_data.errors import UserError, counted, require
 
 app = new_app("cg-eval", "Judge a coarse-grained force field by its forces and by what it simulates.")
 
-BundleArgument = Annotated[Path, typer.Argument(help="bundle, or a run of cg-train, or one of its checkpoints")]
-DatasetArgument = Annotated[Path, typer.Argument(help="dataset folder, as cg-data prepare writes it")]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="folder to write; must be new or empty")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file of options")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="options as key=value")]
-DomainOption = Annotated[list[str] | None, typer.Option("--domain", help="only this domain; repeat for more; default: all")]
+BundleArgument = Annotated[Path, typer.Argument(help="A bundle, or a run of cg-train, or one of its checkpoints.")]
+DatasetArgument = Annotated[Path, typer.Argument(help="A dataset folder, as cg-data prepare writes it.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; must be new or empty.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file of options; cg-eval template VERB prints one.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options, as in the configuration file.")]
+DomainOption = Annotated[list[str] | None, typer.Option("--domain", help="Only this domain; repeat for more; default: all.")]
+
+
+class Verb(StrEnum):
+    """A verb that takes options; `dataset` takes those of `forces`."""
+
+    FORCES = "forces"
+    SIMULATE = "simulate"
+    COMPARE = "compare"
+    ENSEMBLE = "ensemble"
 
 
 def main() -> None:
@@ -35,9 +46,9 @@ def forces(
     dataset: DatasetArgument,
     output: OutputOption,
     overrides: Overrides = None,
-    part: Annotated[str | None, typer.Option(help="full, prior or backbone")] = None,
-    split: Annotated[list[str] | None, typer.Option(help="split of the data set; repeat for more; default: both held-out ones")] = None,
-    frames: Annotated[int | None, typer.Option(help="a random choice of so many frames per split")] = None,
+    part: Annotated[str | None, typer.Option(help="full, prior or backbone.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Split of the data set; repeat for more; default: both held-out ones.")] = None,
+    frames: Annotated[int | None, typer.Option(help="A random choice of so many frames per split.")] = None,
     config: ConfigOption = None,
 ) -> None:
     """Compare forces with a data set's, beside the zero model and the prior; table, JSON, CSV and figures."""
@@ -61,8 +72,8 @@ def whole_dataset(
 @app.command(epilog="Example: cg-eval simulate run/bundle dataset --domain 1enhA00 -o md n_replicas=16 n_steps=20000")
 def simulate(
     bundle: BundleArgument,
-    start: Annotated[Path, typer.Argument(help="where replicas start: a dataset folder, or a PDB file")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write; what is missing in it is simulated")],
+    start: Annotated[Path, typer.Argument(help="Where replicas start: a dataset folder, or a PDB file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; what is missing in it is simulated.")],
     overrides: Overrides = None,
     domain: DomainOption = None,
     config: ConfigOption = None,
@@ -130,7 +141,7 @@ def _is_finished(folder: Path, settings: Any, identity: str) -> bool:
 
 @app.command(epilog="Example: cg-eval compare md dataset -o comparison after_ps=10")
 def compare(
-    simulations: Annotated[Path, typer.Argument(help="output folder of cg-eval simulate")],
+    simulations: Annotated[Path, typer.Argument(help="Output folder of cg-eval simulate.")],
     dataset: DatasetArgument,
     output: OutputOption,
     overrides: Overrides = None,
@@ -173,7 +184,7 @@ def ensemble(
         list[str],
         typer.Argument(
             metavar="BUNDLE... DATASET [KEY=VALUE]...",
-            help="the folder that cg-train ensemble wrote, or two or more bundles; then a dataset; then options as key=value",
+            help="The folder that cg-train ensemble wrote, or two or more bundles; then a dataset; then options.",
         ),
     ],
     output: OutputOption,
@@ -196,7 +207,7 @@ def ensemble(
 @app.command(epilog="Example: cg-eval scaling run1 run4 run24 -o scaling   (or: cg-eval scaling timings.csv -o scaling)")
 def scaling(
     timings: Annotated[
-        list[Path], typer.Argument(help="output folders of cg-train run on different numbers of devices, or CSV files; all count")
+        list[Path], typer.Argument(help="Output folders of cg-train run on different numbers of devices, or CSV files; all count.")
     ],
     output: OutputOption,
 ) -> None:
@@ -214,8 +225,8 @@ def scaling(
 
 @app.command(epilog="Example: cg-eval report forces md comparison -o report.html")
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="output folders of the other verbs")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write")],
+    folders: Annotated[list[Path], typer.Argument(help="Output folders of the other verbs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
 ) -> None:
     """Gather tables and figures into one HTML page that needs nothing else."""
     from cg_eval.report import write_report
@@ -223,6 +234,23 @@ def report(
     require(not output.is_dir(), f"{output}: is a folder; expected the HTML file to write, for example {output / 'report.html'}")
     check_place(output)
     typer.echo(f"{output}: {write_report(folders, output)} figures")
+
+
+@app.command(epilog="Example: cg-eval template simulate > simulate.yaml")
+def template(verb: Annotated[Verb, typer.Argument(metavar="VERB", help="Whose options; dataset has those of forces.")]) -> None:
+    """Print the options of a verb with their defaults, as YAML."""
+    from cg_eval.compare import CompareConfig
+    from cg_eval.ensemble import EnsembleConfig
+    from cg_eval.forces import ForcesConfig
+    from cg_eval.simulation import SimulateConfig
+
+    options: dict[Verb, type[Configuration]] = {
+        Verb.FORCES: ForcesConfig,
+        Verb.SIMULATE: SimulateConfig,
+        Verb.COMPARE: CompareConfig,
+        Verb.ENSEMBLE: EnsembleConfig,
+    }
+    typer.echo(options[verb]().template(), nl=False)
 
 
 def _evaluate(bundle: Path, dataset: Path, output: Path, config: Path | None, options: list[str]) -> None:

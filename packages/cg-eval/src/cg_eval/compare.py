@@ -34,7 +34,7 @@ class CompareConfig(Configuration):
     after_ps: float = pydantic.Field(default=0.0, ge=0)
     """Leave out the start of each replica, up to this time."""
     temperature_kelvin: float | None = None
-    """Of a simulation with several temperatures: the one compared; None for its lowest."""
+    """Of a simulation with several temperatures: the one compared; null for its lowest."""
     reference: str | None = None
     """Domain of the data set to compare with, where the simulation is named otherwise, as one of a PDB file is; of one simulation."""
     n_bins: int = pydantic.Field(default=50, ge=2)

@@ -37,7 +37,7 @@ class EnsembleConfig(Configuration):
     domains: tuple[str, ...] | None = None
     temperature_kelvin: float | None = None
     frames: int | None = pydantic.Field(default=None, ge=1)
-    """A random choice of so many frames per split; None for all."""
+    """A random choice of so many frames per split; null for all."""
     n_listed: int = pydantic.Field(default=20, ge=1)
     """Frames of the highest uncertainty that are listed for labelling anew."""
     n_bins: int = pydantic.Field(default=10, ge=3)

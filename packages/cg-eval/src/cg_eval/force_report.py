@@ -24,11 +24,11 @@ class ForcesConfig(Configuration):
     splits: tuple[str, ...] = ("held_out_trajectories", "held_out_domains")
     """Splits of the data set, each judged on its own; those without frames are left out."""
     domains: tuple[str, ...] | None = None
-    """Only these domains; None for all."""
+    """Only these domains; null for all."""
     temperature_kelvin: float | None = None
-    """Only frames of this temperature; None for all."""
+    """Only frames of this temperature; null for all."""
     frames: int | None = pydantic.Field(default=None, ge=1)
-    """A random choice of so many frames per split, for a quick look; None for all."""
+    """A random choice of so many frames per split, for a quick look; null for all."""
     mse_floor: float | None = pydantic.Field(default=None, ge=0)
     """MSE of a perfect model, (kcal/mol/A)^2, where it is known: the skill is measured against it. Labels that come with their
     standard errors (mean forces) state it themselves."""
@@ -38,7 +38,7 @@ class ForcesConfig(Configuration):
     beads_per_batch: int = pydantic.Field(default=1024, ge=1)
     """On each device."""
     devices: int | None = pydantic.Field(default=None, ge=1)
-    """Over which batches are spread; None for all that JAX finds."""
+    """Over which batches are spread; null for all that JAX finds."""
     n_samples: int = pydantic.Field(default=20_000, ge=100)
     """Force vectors kept for the scatter and residual plots."""
     seed: int = 0

@@ -41,10 +41,8 @@ def template(
     size: Annotated[str, typer.Option("--size", help="A size from cg-models list.")] = "default",
 ) -> None:
     """Print a model's complete configuration as YAML."""
-    import yaml
-
     from cg_models.backbones.registry import options_of
     from cg_models.config import ModelConfig
 
     config = ModelConfig.parse({"backbone": options_of(backbone, size)}, f"{backbone}:{size}")
-    typer.echo(yaml.safe_dump(config.to_dict(), sort_keys=False), nl=False)
+    typer.echo(config.template(), nl=False)

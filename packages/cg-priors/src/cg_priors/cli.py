@@ -94,11 +94,9 @@ def export(
 @app.command(epilog="Example: cg-priors template > prior-config.yaml")
 def template() -> None:
     """Print the options of fit with their defaults, as YAML."""
-    import yaml
-
     from cg_priors.config import PriorConfig
 
-    typer.echo(yaml.safe_dump(PriorConfig().to_dict(), sort_keys=False), nl=False)
+    typer.echo(PriorConfig().template(), nl=False)
 
 
 if __name__ == "__main__":
