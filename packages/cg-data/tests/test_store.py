@@ -1,6 +1,8 @@
 import dataclasses
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +232,46 @@ def test_a_dataset_written_by_the_first_release_of_the_format_is_read(tmp_path):
     assert dataset.domains == ("5awlA00",)
     assert dataset.frames("5awlA00").positions.shape == (24, 10, 3)
     assert dataset.domain("5awlA00").residue_names[:4] == ("TYR", "TYR", "ASP", "PRO")
+
+
+MANY_FILES = """
+import resource, sys
+from pathlib import Path
+from cg_data.errors import UserError
+from cg_data.store import open_dataset
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[2])))
+dataset = open_dataset(sys.argv[1])
+try:
+    kept = [dataset.frames(domain) for domain in dataset.domains]
+    print(len(kept), float(sum(frames.forces[0, 0, 0] for frames in kept)))
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
+@pytest.mark.parametrize("hard_limit", [4096, 64])
+def test_more_domains_than_files_may_be_open_are_read_or_the_limit_is_named(hard_limit, tmp_path):
+    """Each mapped array keeps a file open: with all of them, 146 domains were the most under the usual limit of 1024."""
+    path = write_dataset(tmp_path / "dataset", {f"d{i:03d}": make_frames(4) for i in range(100)}).path
+    script = [sys.executable, "-c", MANY_FILES, str(path), str(hard_limit)]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    if hard_limit == 4096:
+        assert done.stdout.startswith("100 ")
+    else:
+        assert "too many open files: raise the limit (ulimit -n)" in done.stdout
+        assert "remove the domain" not in done.stdout
+
+
+def test_an_empty_array_file_is_one_line_and_an_unreadable_one_is_not_called_damaged(dataset, monkeypatch):
+    (dataset.path / "domains" / "a" / "forces.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"forces.npy: is truncated or not a NumPy array"):
+        open_dataset(dataset.path).frames("a")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)(?!.*remove)"):
+        open_dataset(dataset.path).frames("b")

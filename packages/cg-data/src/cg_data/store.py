@@ -10,8 +10,11 @@ A domain's folder appears complete or not at all, and the index is made from the
 meet, an interrupted preparation continues with what is missing, and the bytes depend on the input and the options alone.
 """
 
+import contextlib
+import errno
 import functools
 import json
+import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +33,9 @@ from cg_data.split import SPLITS, Segments, SplitConfig, assign_segments, check_
 ARRAYS = ("positions", "forces", "species", "residue_index", "chain_index", "temperature", "trajectory", "source_frame")
 OPTIONAL_ARRAYS = ("weight", "force_error", "energy", "cell", "stress")
 """Written only where a domain has them; its record's checksums tell."""
+MAPPED_ARRAYS = ("positions", "forces", "force_error")
+"""Arrays per bead and frame. Each that is mapped keeps a file open; the others are small and read at once."""
+OTHER_OPEN_FILES = 1024
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
@@ -58,7 +64,7 @@ class DomainData:
 
 
 class Dataset:
-    """A dataset folder, opened; arrays are memory-mapped when asked for."""
+    """A dataset folder, opened; arrays per bead and frame are memory-mapped when asked for."""
 
     def __init__(self, path: Path, info: DatasetInfo):
         self.path = path
@@ -84,7 +90,7 @@ class Dataset:
         return self._record(domain)
 
     def frames(self, domain: str, numbers: bool = True) -> BeadFrames:
-        """Return a domain's frames: memory-mapped, read-only, checked once; numbers: as in `BeadFrames.check`."""
+        """Return a domain's frames: read-only, the large arrays memory-mapped, checked once; numbers: as in `BeadFrames.check`."""
         return self._frames(domain, numbers)
 
     def source_frame(self, domain: str) -> np.ndarray:
@@ -146,7 +152,9 @@ def open_dataset(path: Path | str) -> Dataset:
         raise UserError(f"{index}: not the index of a dataset (format is not 'cg-dataset'): make one with cg-data prepare")
     if version != DATASET_VERSION:
         raise UserError(f"{index}: dataset version {version}, this cg-data reads version {DATASET_VERSION}: prepare the data again")
-    return Dataset(path, _validate(DatasetInfo, values, index))
+    info = _validate(DatasetInfo, values, index)
+    _allow_open_files(len(MAPPED_ARRAYS) * len(info.domains) + OTHER_OPEN_FILES)
+    return Dataset(path, info)
 
 
 def write_dataset(
@@ -291,10 +299,28 @@ def _count_replicas(temperatures: Sequence[float]) -> list[int]:
 def _load_array(folder: Path, name: str) -> np.ndarray:
     path = folder / f"{name}.npy"
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        reason = "is missing" if isinstance(error, FileNotFoundError) else "is truncated or not a NumPy array"
+        array: np.ndarray = np.load(path, mmap_mode="r" if name in MAPPED_ARRAYS else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        number = getattr(error, "errno", None)
+        if number in (errno.EMFILE, errno.ENFILE):
+            raise UserError(f"{path}: too many open files: raise the limit (ulimit -n); each domain needs {len(MAPPED_ARRAYS)}") from None
+        if number not in (None, errno.ENOENT):
+            raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}): expected the {name} of a domain") from None
+        reason = "is missing" if number == errno.ENOENT else "is truncated or not a NumPy array"
         raise UserError(f"{path}: {reason}; expected the {name} of a domain: remove the domain's folder and prepare it again") from None
+    array.flags.writeable = False
+    return array
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Let this process have that many files open, as far as its own limit may be raised: many systems start with 1024 or 256."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY:
+        wanted = min(wanted, most)
+    if limit != resource.RLIM_INFINITY and limit < wanted:
+        # Where the system allows less than the limit it states, the first file too many says so.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _read_json(path: Path) -> Any:
