@@ -247,9 +247,30 @@ def test_a_run_that_was_killed_continues_to_the_same_bytes(ordinary, labelled, t
     assert len(made) == 4
 
 
+def test_labels_of_another_dataset_are_not_taken_for_those_that_are_missing(ordinary, chignolin_file, tmp_path, monkeypatch):
+    """Frames are counted in their dataset: frame 0 of another one has other atoms."""
+    other = prepare(
+        PrepareConfig.load(None, [f"inputs=[{chignolin_file}]", "force_map.kind=optimal-local", "select.replicas=[1]"]), tmp_path / "other"
+    )
+    expected = make_mean_forces(options(other.path, frames=1), tmp_path / "fresh").frames("5awlA00").forces
+    run = mean_force_dataset._run
+
+    def killed_before_the_domain_is_written(*arguments):
+        run(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mean_force_dataset, "_run", killed_before_the_domain_is_written)
+    with pytest.raises(KeyboardInterrupt):
+        make_mean_forces(options(ordinary.path, frames=1), tmp_path / "out")
+    monkeypatch.setattr(mean_force_dataset, "_run", run)
+    np.testing.assert_array_equal(make_mean_forces(options(other.path, frames=1), tmp_path / "out").frames("5awlA00").forces, expected)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"splits": ()}, "no frame in the splits asked for .none.; expected some of train, validation"),
+        ({"splits": ("held_out_domains",)}, "no frame in the splits asked for .held_out_domains."),
         ({"sampling": SamplingConfig(time_step_fs=30)}, "5awlA00: frame 0: the simulation became unstable"),
         ({"all_atom": AllAtomConfig(force_field=("amber96.xml",))}, "differ from the source's by .*accept another one with"),
         ({"all_atom": AllAtomConfig(platform="CUDA")}, "this OpenMM has no CUDA; it has Reference, CPU"),

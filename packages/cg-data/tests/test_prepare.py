@@ -1,4 +1,5 @@
 import copy
+import logging
 import shutil
 import signal
 import subprocess
@@ -434,3 +435,88 @@ def test_one_process_at_a_time_holds_a_lock_although_its_file_is_removed(tmp_pat
     processes = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "locks", held, counted, str(n)]) for n in range(4)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0, 0, 0]
     assert len(list(tmp_path.glob("counted.*"))) == 4
+
+
+def test_a_file_with_other_numbers_and_the_same_length_is_prepared_again(parts, write_mdcath, tmp_path):
+    path, slices = write_mdcath(tmp_path / "mdcath_dataset_5awlA00.h5", parts), {"kind": "slice"}
+    with h5py.File(path, "r+") as file:
+        for run in parts["runs"]:
+            # As mdCATH's own files: not compressed, so that their length does not depend on the numbers.
+            del file[f"5awlA00/{run}/forces"]
+            file[f"5awlA00/{run}/forces"] = parts["runs"][run]["forces"]
+    length = path.stat().st_size
+    before = np.array(prepare(options(path, force_map=slices), tmp_path / "out").frames("5awlA00").forces)
+    with h5py.File(path, "r+") as file:
+        for run in parts["runs"]:
+            file[f"5awlA00/{run}/forces"][:] *= np.float32(1.25)
+    assert path.stat().st_size == length
+    after = prepare(options(path, force_map=slices), tmp_path / "out").frames("5awlA00").forces
+    np.testing.assert_allclose(after, 1.25 * before, rtol=1e-5)
+
+
+def test_the_same_file_elsewhere_or_touched_is_not_prepared_again(corpus, tmp_path):
+    prepare(options(corpus), tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npy")}
+    shutil.copytree(corpus, tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    prepare(options(tmp_path / "elsewhere"), tmp_path / "out")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npy")} == before
+
+
+@pytest.mark.parametrize("key", ["beads", "species"])
+def test_a_map_whose_file_has_changed_is_not_mixed_with_what_it_made_before(key, corpus, tmp_path):
+    """Under a changed table, indices of species written before would have been read as other species."""
+    texts = {
+        "beads": ("beads:\n  CA: {atoms: {CA: 1}}\n", "beads:\n  CA: {atoms: {C: 1}}\n"),
+        "species": ("GLY: a\n'*': b\n", "TYR: a\nPRO: c\n'*': b\n"),
+    }
+    table, out = tmp_path / "table.yaml", tmp_path / "out"
+    table.write_text(texts[key][0])
+    changed = {"mapping": {key: str(table)}, "force_map": {"kind": "slice"}}
+    first, *rest = sorted(corpus.iterdir())
+    names = prepare(options(first, **changed), out).species_names
+    table.write_text(texts[key][1])
+    with pytest.raises(UserError, match=rf"out: was prepared with another table.yaml \(mapping.{key}\)"):
+        prepare(options(*rest, **changed), out)
+    assert merge(out).species_names == names
+    table.unlink()
+    assert merge(out).species_names == names
+
+
+def test_one_domain_from_two_inputs_is_refused_before_either_is_read(parts, write_mdcath, tmp_path):
+    """The later one used to replace the earlier one without a word, and with workers whichever came last."""
+    paths = [tmp_path / name / "mdcath_dataset_5awlA00.h5" for name in ("old", "new")]
+    for path in paths:
+        path.parent.mkdir()
+        write_mdcath(path, parts)
+    with pytest.raises(UserError, match=r"domain 5awlA00 is in two inputs, .*new/mdcath.* and .*old/mdcath.*: give one of them"):
+        prepare(options(*paths), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    paths[0].rename(paths[0].with_name("renamed.h5"))
+    with pytest.raises(UserError, match="domain 5awlA00 is in two inputs"):
+        prepare(options(paths[0].with_name("renamed.h5"), paths[1]), tmp_path / "out")
+
+
+def test_names_of_domains_that_are_not_there_are_warned_of(corpus, tmp_path, caplog, monkeypatch):
+    """A misspelt name would hold out nothing, and the domain would be trained on."""
+    monkeypatch.setattr(logging.getLogger("cg_data"), "propagate", True)
+    chosen = {"select": {"domains": ["1aaaA00", "2bbbA0"]}, "split": {"held_out_domains": ["1aaaA0"]}}
+    prepare(options(corpus, **chosen), tmp_path / "out")
+    assert "select.domains: 2bbbA0 is in none of the inputs" in caplog.text
+    assert "split.held_out_domains: 1aaaA0 is not in the data set: nothing is held out by that name" in caplog.text
+
+
+def test_a_temperature_without_a_good_frame_leaves_the_others_their_maps(parts, write_mdcath, tmp_path):
+    parts["runs"]["320/0"] = copy.deepcopy(parts["runs"]["348/1"])
+    parts["runs"]["320/0"]["coords"][:] = np.nan
+    path = write_mdcath(tmp_path / "half.h5", parts)
+    for kind in ("optimal", "uniform", "slice"):
+        dataset = prepare(options(path, force_map={"per": "temperature", "kind": kind}), tmp_path / kind)
+        assert dataset.domain("5awlA00").n_frames == 60
+        assert all(score > 0 for score in dataset.domain("5awlA00").force_map.scores.values())
+
+
+def test_forces_that_are_not_asked_for_are_not_looked_at(parts, write_mdcath, tmp_path):
+    for arrays in parts["runs"].values():
+        arrays["forces"][:] = 0.0
+    dataset = prepare(options(write_mdcath(tmp_path / "zero.h5", parts), force_map={"kind": "none"}), tmp_path / "out")
+    assert (dataset.domain("5awlA00").n_frames, dataset.info.has_forces) == (60, False)

@@ -162,3 +162,27 @@ def test_a_format_that_needs_mdanalysis_says_so_where_it_is_not_installed(descri
     path = described(trajectories=[{"positions": "run.xtc", "temperature_kelvin": 348}])
     with pytest.raises(UserError, match=r"run.xtc: this format needs MDAnalysis: install cg-data\[trajectories\]"):
         run(path, tmp_path / "out")
+
+
+def test_a_refused_description_stays_refused_beside_a_good_one_of_the_same_name(described, tmp_path):
+    """The good one used to take the refusal of the other away, and the command ended with code 0."""
+    good, other = described(), tmp_path / "broken" / "chignolin.yaml"
+    other.parent.mkdir()
+    other.write_text(good.read_text().replace("domain: chignolin", "domain: other"))
+    dataset = prepare(PrepareConfig.parse({"inputs": [str(good), str(other)]}, "test"), tmp_path / "out")
+    assert dataset.domains == ("chignolin",)
+    (reason,) = dataset.info.refused.values()
+    assert "broken/chignolin.yaml: no such file" in reason
+
+
+def test_a_changed_temperature_or_unit_of_a_description_is_prepared_again(described, tmp_path):
+    """A description of the same length was taken for the same one."""
+    run(described(), tmp_path / "out")
+    trajectories = [{"positions": f"run{r}.npz", "temperature_kelvin": 300, "replica": r} for r in (0, 1)]
+    assert run(described(trajectories=trajectories), tmp_path / "out").info.temperatures_kelvin == (300.0,)
+
+
+def test_select_residues_holds_for_descriptions_too(described, tmp_path):
+    with pytest.raises(UserError, match="no domain is left"):
+        run(described(), tmp_path / "out", select={"residues": [100, 200]})
+    assert run(described(), tmp_path / "out", select={"residues": [10, 10]}).domains == ("chignolin",)

@@ -76,13 +76,15 @@ def coarse_grain(source: AtomSource, config: PrepareConfig, advance: Callable[[i
     statistics = BondStatistics(structure.bonds)
     frames = _first_pass(reader, trajectories, chosen, structure, products, units, statistics, config, advance)
     _check_rejected(source, frames, config.quality)
-    maps: list[ChosenMap] = []
+    maps: dict[int, ChosenMap] = {}
     if with_forces and structure.reduction is not None:
         slice_score = _slice_scores(frames, units, len(products))
-        maps = [choose_map(p, structure.reduction, s, config.force_map) for p, s in zip(products, slice_score, strict=True)]
+        # Where there is a map for each temperature, all frames of one may have been rejected.
+        used = [unit for unit, p in enumerate(products) if p.n_frames.any()]
+        maps = {unit: choose_map(products[unit], structure.reduction, slice_score[unit], config.force_map) for unit in used}
         _second_pass(source, trajectories, frames, structure.reduction, maps, units)
     notes = [*source.notes, *(note for note in (statistics.disagreements(structure.rigid),) if note)]
-    return _assemble(source, trajectories, structure, frames, maps, products, notes, config)
+    return _assemble(source, trajectories, structure, frames, list(maps.values()), [products[unit] for unit in maps], notes, config)
 
 
 def _map_units(trajectories: list[SourceTrajectory], config: PrepareConfig) -> list[int]:
@@ -257,7 +259,7 @@ def _second_pass(
     trajectories: list[SourceTrajectory],
     frames: Frames,
     reduction: Reduction,
-    maps: list[ChosenMap],
+    maps: dict[int, ChosenMap],
     units: list[int],
 ) -> None:
     for block, (numbers, source_frame, fold) in enumerate(zip(frames.trajectory, frames.source_frame, frames.fold, strict=True)):

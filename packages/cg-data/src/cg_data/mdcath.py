@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from cg_data.atomic import sampled_sha256
 from cg_data.atoms import AtomTable, Buffers, SourceTrajectory, make_atom_table, parse_pdb_atoms
 from cg_data.errors import UserError, require
 
@@ -107,7 +108,7 @@ class MdcathFile:
 
     def __init__(self, file: h5py.File):
         self._file = file
-        self.n_bytes = Path(file.filename).stat().st_size
+        self.digest = sampled_sha256(file.filename)
         self.domains = tuple(name for name, item in file.items() if isinstance(item, h5py.Group))
 
     def n_residues(self, domain: str) -> int | None:

@@ -4,7 +4,7 @@
       config.yaml              the resolved options
       dataset.json, domains/   the dataset
       source/                  while unfinished, where the inputs are all-atom files: the dataset the frames are chosen from
-      labels/<domain>/         while unfinished: one file per finished frame
+      labels/<domain>/<id>/    while unfinished: one file per finished frame of the dataset and options of that id
 
 The frames are draws from the ensemble of the simulation, and the atoms start from theirs: averages from them are right on average
 over frames even for motions slower than a run, whose spread no error computed from the run can show.
@@ -35,9 +35,9 @@ from cg_data.force_map import Reduction, local_supports, reduce_atoms
 from cg_data.mapping import map_beads, species_names_of
 from cg_data.mdcath import open_mdcath
 from cg_data.mean_force import N_FOLDS, MeanForce, sample_mean_force
-from cg_data.pipeline import find_inputs, prepare
+from cg_data.pipeline import find_inputs, mapping_of, prepare
 from cg_data.records import DomainRecord, ForceMapRecord
-from cg_data.split import Segments
+from cg_data.split import SPLITS, Segments
 from cg_data.store import Dataset, DomainData, open_dataset, read_record, write_domain, write_index
 from cg_data.trajectory_formats import open_described
 from cg_data.workers import spread
@@ -91,6 +91,8 @@ def make_mean_forces(config: MeanForceConfig, output: Path | str) -> Dataset:
     try:
         source = datasets[0] if datasets else prepare(_prepare_options(config, others), output / "source")
         options = PrepareConfig.load(source.path / "config.yaml")
+        mapping_name = options.mapping.beads
+        options = options.model_copy(update={"mapping": mapping_of(source.path, options)})
         files = find_inputs(options.model_copy(update={"inputs": tuple(others)}) if others else options)
         refused: dict[str, str] = {}
         for domain in source.domains:
@@ -100,17 +102,24 @@ def make_mean_forces(config: MeanForceConfig, output: Path | str) -> Dataset:
                 refused[domain] = " ".join(str(error).split())
                 logger.error("%s", error)
         if not any((output / "domains").glob("[!.]*/domain.json")):
-            raise UserError(next(iter(refused.values())) if len(refused) == 1 else "no domain can be used; each has its reason above")
+            raise _nothing_made(source, refused, config)
     except UserError:
-        if created and not any(output.glob("labels/*/*.npz")):
+        if created and not any(output.glob("labels/**/*.npz")):
             shutil.rmtree(output)
         raise
     recorded = {key: value for key, value in config.to_dict().items() if key not in NOT_OPTIONS}
-    write_index(output, species_names_of(options.mapping), options.mapping.beads, recorded, refused)
+    write_index(output, species_names_of(options.mapping), mapping_name, recorded, refused)
     if not refused:
         for part in ("source", "labels"):
             shutil.rmtree(output / part, ignore_errors=True)
     return open_dataset(output)
+
+
+def _nothing_made(source: Dataset, refused: dict[str, str], config: MeanForceConfig) -> UserError:
+    if not refused:
+        asked = ", ".join(config.splits) or "none"
+        return UserError(f"{source.path}: no frame in the splits asked for ({asked}); expected some of {', '.join(SPLITS)}: change splits")
+    return UserError(next(iter(refused.values())) if len(refused) == 1 else "no domain can be used; each has its reason above")
 
 
 def _sort_inputs(config: MeanForceConfig) -> tuple[list[Dataset], list[str]]:
@@ -169,7 +178,7 @@ def _label_domain(
             sampling=config.sampling,
             platform=config.all_atom.platform,
             where=f"{domain}: frame {frame}",
-            path=output / "labels" / domain / f"{frame:08d}.npz",
+            path=output / "labels" / domain / fingerprint[:16] / f"{frame:08d}.npz",
         )
         for i, frame in enumerate(chosen)
     ]
@@ -182,7 +191,7 @@ def _label_domain(
 
 def choose_label_frames(record: DomainRecord, splits: Sequence[str], most: int) -> np.ndarray:
     """Return the sorted indices of at most `most` frames, evenly spaced over the frames of `splits`."""
-    candidates = np.sort(np.concatenate([record.split_frames(name) for name in splits]))
+    candidates = np.sort(np.concatenate([np.zeros(0, np.int64), *(record.split_frames(name) for name in splits)]))
     if len(candidates) <= most:
         return candidates
     return candidates[np.unique(np.linspace(0, len(candidates) - 1, most).round().astype(int))]
@@ -205,9 +214,13 @@ def _open_source(record: DomainRecord, files: Sequence[Path]) -> contextlib.Abst
 
     @contextlib.contextmanager
     def opened():  # type: ignore[no-untyped-def]
-        file = matching[0]
-        with open_described(file) if file.suffix in (".yaml", ".yml") else open_mdcath(file) as container:
-            yield container.source(record.domain)
+        # Descriptions in several folders may have one name.
+        for file in matching:
+            with open_described(file) if file.suffix in (".yaml", ".yml") else open_mdcath(file) as container:
+                if record.domain in container.domains:
+                    yield container.source(record.domain)
+                    return
+        raise UserError(f"{matching[0]}: has no domain {record.domain}: the dataset is of another file")
 
     return opened()
 

@@ -19,9 +19,9 @@ from cg_data.atomic import atomic_file, hold
 from cg_data.atoms import AtomSource
 from cg_data.coarse_grain import coarse_grain
 from cg_data.command_line import progress_bar
-from cg_data.config import PrepareConfig
+from cg_data.config import MappingConfig, PrepareConfig
 from cg_data.errors import UserError, require
-from cg_data.mapping import species_names_of
+from cg_data.mapping import bead_residues, species_names_of
 from cg_data.mdcath import MdcathFile, open_mdcath
 from cg_data.select import wanted_domains
 from cg_data.split import is_held_out, read_superfamilies
@@ -35,6 +35,8 @@ logger = logging.getLogger("cg_data")
 MDCATH_NAME = re.compile(r"mdcath_(?:noh_)?dataset_(.+)\.h5")
 NOT_OPTIONS = {"inputs", "workers", "share", "memory_megabytes"}
 """Parts of the configuration that do not change what is written about a domain."""
+MAPPING_COPIES = {"beads": "mapping-beads.yaml", "species": "mapping-species.yaml"}
+"""Options of the mapping that may name a file, and the copy of it in the dataset folder."""
 
 
 def prepare(config: PrepareConfig, output: Path | str) -> Dataset:
@@ -58,7 +60,11 @@ def prepare(config: PrepareConfig, output: Path | str) -> Dataset:
         raise _nothing_prepared(errors)
     for error in errors:
         logger.error("%s", error)
-    return merge(output)
+    dataset = merge(output)
+    names = () if config.split.superfamilies else config.split.held_out_domains
+    for name in sorted(set(names) - set(dataset.domains)) if count == 1 else ():
+        logger.warning("split.held_out_domains: %s is not in the data set: nothing is held out by that name", name)
+    return dataset
 
 
 def _nothing_prepared(errors: list[str]) -> UserError:
@@ -79,8 +85,14 @@ def merge(output: Path | str) -> Dataset:
         leaks = superfamily_leaks([read_record(file) for file in sorted((output / "domains").glob("[!.]*/domain.json"))])
         require(not leaks, f"{output}: {'; '.join(leaks)}: prepare again, with the table of superfamilies as it is now")
         refused = {file.stem: file.read_text().strip() for file in sorted((output / "refused").glob("*.txt"))}
-        write_index(output, species_names_of(config.mapping), config.mapping.beads, options_of(config), refused)
+        write_index(output, species_names_of(mapping_of(output, config)), config.mapping.beads, options_of(config), refused)
     return open_dataset(output)
+
+
+def mapping_of(output: Path, config: PrepareConfig) -> MappingConfig:
+    """Return the mapping a dataset folder was prepared with: of its files the folder's own copies, which do not change."""
+    copies = {key: output / name for key, name in MAPPING_COPIES.items()}
+    return config.mapping.model_copy(update={key: str(path) for key, path in copies.items() if path.is_file()})
 
 
 def options_of(config: PrepareConfig) -> dict[str, Any]:
@@ -109,7 +121,29 @@ def find_inputs(config: PrepareConfig) -> list[Path]:
         names = {file: MDCATH_NAME.fullmatch(file.name) for file in files}
         files = {file for file, match in names.items() if match is None or match[1] in wanted}
         require(bool(files), "select: none of the inputs is a domain asked for: change select.domains, residues or index")
-    return sorted(files, key=lambda file: (file.name, str(file)))
+    ordered = sorted(files, key=lambda file: (file.name, str(file)))
+    for name in sorted(set(config.select.domains or ()) - _domains_in(ordered).keys()):
+        logger.warning("select.domains: %s is in none of the inputs", name)
+    return ordered
+
+
+def _domains_in(files: Sequence[Path]) -> dict[str, Path]:
+    """Return the file of each domain; `UserError` where two files have the same one, of which one would replace the other.
+
+    A domain is known from the name of an mdCATH file; of other files, those that cannot be read have none.
+    """
+    result: dict[str, Path] = {}
+    for file in files:
+        match = MDCATH_NAME.fullmatch(file.name)
+        domains = (match[1],) if match else ()
+        if not match:
+            with contextlib.suppress(UserError), _open(file) as opened:
+                domains = opened.domains
+        for domain in domains:
+            other = result.setdefault(domain, file)
+            same = other == file or other.samefile(file)
+            require(same, f"domain {domain} is in two inputs, {other} and {file}: give one of them")
+    return result
 
 
 def _claim(output: Path, config: PrepareConfig) -> None:
@@ -119,13 +153,30 @@ def _claim(output: Path, config: PrepareConfig) -> None:
         difference = _first_difference(options_of(PrepareConfig.load(saved)), options_of(config))
         if difference:
             raise UserError(f"{output}: was prepared with other options ({difference}): choose another folder, or the same options")
+        for key, file in _mapping_files(config).items():
+            copy = output / MAPPING_COPIES[key]
+            if copy.is_file() and copy.read_bytes() != file.read_bytes():
+                raise UserError(
+                    f"{output}: was prepared with another {file.name} (mapping.{key}), of which {copy.name} there is a copy: choose "
+                    "another folder, or the same file"
+                )
         return
-    # Another share may be making the folder at this moment: its first visible file is config.yaml.
+    # Another share may be making the folder at this moment: its first visible files are these copies and config.yaml.
     visible = {path.name for path in output.glob("[!.]*")} if output.is_dir() else set()
-    if output.is_file() or (visible and "config.yaml" not in visible):
+    if output.is_file() or (visible - set(MAPPING_COPIES.values()) and "config.yaml" not in visible):
         raise UserError(f"{output}: already exists and is no dataset folder: choose another or remove it")
+    for key, file in _mapping_files(config).items():
+        with atomic_file(output / MAPPING_COPIES[key]) as aside:
+            shutil.copyfile(file, aside)
     # Where a share of an array is prepared, its number is not an option of the data set.
     config.model_copy(update={"share": (0, 1)}).save(saved)
+
+
+def _mapping_files(config: PrepareConfig) -> dict[str, Path]:
+    """Return the files that options of the mapping name; `UserError` where one of them cannot be used."""
+    species_names_of(config.mapping)
+    named = {key: Path(getattr(config.mapping, key)) for key in MAPPING_COPIES}
+    return {key: path for key, path in named.items() if path.suffix in (".yaml", ".yml")}
 
 
 def _first_difference(before: Any, now: Any, key: str = "") -> str:
@@ -157,17 +208,17 @@ def prepare_file(file: Path, config: PrepareConfig, output: Path, bar: Progress 
         # One BLAS thread: matrices are small, threads would wait for each other, and results do not depend on the machine's cores.
         with threadpool_limits(1), _open(file) as opened:
             for domain in opened.domains:
-                if not _is_wanted(domain, opened.n_residues(domain), config):
-                    continue
-                fingerprint = _fingerprint(file.name, opened.n_bytes, domain, config)
                 try:
+                    if not _is_wanted(domain, opened, config):
+                        continue
+                    fingerprint = _fingerprint(file.name, opened.digest, domain, config)
                     source = functools.partial(opened.source, domain)
                     _prepare_domain(domain, source, file, fingerprint, config, output, bar)
                 except UserError as error:
                     reasons.append(str(error))
     except UserError as error:
         reasons.append(str(error))
-    refusal = output / "refused" / f"{file.name}.txt"
+    refusal = output / "refused" / f"{_refused_name(file)}.txt"
     if reasons:
         with atomic_file(refusal) as aside:
             aside.write_text("; ".join(" ".join(reason.split()) for reason in reasons) + "\n")
@@ -176,11 +227,24 @@ def prepare_file(file: Path, config: PrepareConfig, output: Path, bar: Progress 
     return reasons
 
 
-def _is_wanted(domain: str, n_residues: int | None, config: PrepareConfig) -> bool:
+def _refused_name(file: Path) -> str:
+    """Return the name an input is refused under: its own, and where that does not hold its domain, what tells its folder from others."""
+    if MDCATH_NAME.fullmatch(file.name):
+        return file.name
+    return f"{file.name}@{hashlib.sha256(str(file.absolute().parent).encode()).hexdigest()[:8]}"
+
+
+def _is_wanted(domain: str, opened: MdcathFile | DescribedFile, config: PrepareConfig) -> bool:
     select = config.select
     if select.domains is not None and domain not in select.domains:
         return False
-    return select.residues is None or n_residues is None or select.residues[0] <= n_residues <= select.residues[1]
+    if select.residues is None:
+        return True
+    n_residues = opened.n_residues(domain)
+    if n_residues is None:
+        source = opened.source(domain)
+        n_residues = len(bead_residues(source.atoms, source.where))
+    return select.residues[0] <= n_residues <= select.residues[1]
 
 
 def _prepare_domain(
@@ -223,11 +287,11 @@ def _open(file: Path) -> contextlib.AbstractContextManager[MdcathFile | Describe
     return open_described(file) if file.suffix in (".yaml", ".yml") else open_mdcath(file)
 
 
-def _fingerprint(file: str, n_bytes: int, domain: str, config: PrepareConfig) -> str:
+def _fingerprint(file: str, digest: str, domain: str, config: PrepareConfig) -> str:
     superfamilies = read_superfamilies(config.split.superfamilies)
     identity = {
         "file": file,
-        "bytes": n_bytes,
+        "contents": digest,
         "domain": domain,
         "options": options_of(config),
         # The table of superfamilies may change while its name does not.

@@ -6,7 +6,7 @@ import numpy as np
 
 from cg_data.atoms import AtomSource, AtomTable, Buffers, SourceTrajectory, chain_links, unwrap
 from cg_data.checks import check_lengths, extent, unreadable
-from cg_data.config import PrepareConfig, QualityConfig
+from cg_data.config import PrepareConfig
 from cg_data.constraints import find_bonds, joins, rigid_bonds, rigid_groups
 from cg_data.errors import UserError
 from cg_data.force_map import Reduction, reduce_atoms
@@ -69,7 +69,7 @@ def learn_structure(reader: Reader, trajectories: list[SourceTrajectory], config
     source, atoms = reader.source, reader.source.atoms
     beads = map_beads(atoms, config.mapping, source.where)
     anchors = _residue_anchors(atoms)
-    sample = _sample(reader, trajectories, anchors, config.quality)
+    sample = _sample(reader, trajectories, anchors, config)
     linked = chain_links(atoms, sample)
     ca = atoms.find("CA", 6)
     both = (ca[:-1] >= 0) & (ca[1:] >= 0)
@@ -97,7 +97,7 @@ def _residue_anchors(atoms: AtomTable) -> np.ndarray:
     return np.where(anchors >= 0, anchors, first)
 
 
-def _sample(reader: Reader, trajectories: list[SourceTrajectory], anchors: np.ndarray, config: QualityConfig) -> np.ndarray:
+def _sample(reader: Reader, trajectories: list[SourceTrajectory], anchors: np.ndarray, config: PrepareConfig) -> np.ndarray:
     """Return a few readable frames [n, n_atoms, 3] of several trajectories; more of them are read only where those are broken."""
     spread = [trajectories[i] for i in sorted({round(x) for x in np.linspace(0, len(trajectories) - 1, SAMPLE_TRAJECTORIES)})]
     found: list[np.ndarray] = []
@@ -122,8 +122,10 @@ def _readable(
     trajectory: SourceTrajectory,
     anchors: np.ndarray,
     block: tuple[np.ndarray, np.ndarray | None],
-    config: QualityConfig,
+    config: PrepareConfig,
 ) -> list[np.ndarray]:
     positions, forces = block
-    readable = unreadable(extent(positions), None if forces is None else extent(forces), config) < 0
+    if config.force_map.kind == "none":
+        forces = None
+    readable = unreadable(extent(positions), None if forces is None else extent(forces), config.quality) < 0
     return list(unwrap(positions[readable], source.atoms, anchors, trajectory.box))

@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 import pydantic
 
+from cg_data.atomic import sampled_sha256
 from cg_data.atoms import AtomTable, Buffers, SourceTrajectory, make_atom_table, parse_pdb_atoms
 from cg_data.configuration import Configuration
 from cg_data.errors import UserError, require
@@ -121,7 +122,7 @@ class DescribedFile:
         files = [self._config.topology, *(name for t in self._config.trajectories for name in (t.positions, t.forces) if name)]
         for name in files:
             require((path.parent / name).is_file(), f"{path}: no such file {name!r}; paths are relative to the YAML file")
-        self.n_bytes = path.stat().st_size + sum((path.parent / name).stat().st_size for name in files)
+        self.digest = " ".join(sampled_sha256(file) for file in (path, *(path.parent / name for name in files)))
 
     def n_residues(self, domain: str) -> int | None:
         """Not stated by a description."""
