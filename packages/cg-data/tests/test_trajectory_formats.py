@@ -186,3 +186,119 @@ def test_select_residues_holds_for_descriptions_too(described, tmp_path):
     with pytest.raises(UserError, match="no domain is left"):
         run(described(), tmp_path / "out", select={"residues": [100, 200]})
     assert run(described(), tmp_path / "out", select={"residues": [10, 10]}).domains == ("chignolin",)
+
+
+def one(positions="run0.npz", **more):
+    return [{"positions": positions, "temperature_kelvin": 348, **more}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"domain": "a/b"}, "domain id 'a/b': expected a plain name"),
+        ({"domain": "x" * 300}, "domain id 'x+': expected a plain name"),
+        ({"domain": "a\nb"}, "domain id 'a.nb': expected a plain name"),
+        ({"trajectories": one("empty.npy", forces="empty.npy")}, "empty.npy: no frames; expected at least one: leave it out"),
+        ({"trajectories": one("whole.npy", forces="whole.npy")}, "whole.npy: expected positions as floats, received int64"),
+        ({"trajectories": one(forces="forces.npy")}, "forces: a file of its own goes with positions in NPY; run0.npz holds both"),
+        ({"trajectories": one("positions.npy", forces="run0.npz")}, "forces: expected an NPY file, received 'run0.npz'"),
+        (
+            {"trajectories": one("lengths.npz")},
+            r"lengths.npz: box: expected \[3, 3\] or \[30, 3, 3\], rows are lattice vectors, received \[3\]",
+        ),
+        ({"trajectories": one("flat.npz")}, "flat.npz: box: expected three independent vectors"),
+        ({"trajectories": one("damaged.npz")}, "damaged.npz: cannot be read as plain NumPy arrays"),
+    ],
+)
+def test_mistakes_of_a_description_are_one_line(described, tmp_path, changes, message):
+    with np.load(tmp_path / "run0.npz") as arrays:
+        positions, forces = arrays["positions"][:30], arrays["forces"][:30]
+    np.save(tmp_path / "empty.npy", positions[:0])
+    np.save(tmp_path / "whole.npy", positions.astype(int))
+    np.save(tmp_path / "positions.npy", positions)
+    np.save(tmp_path / "forces.npy", forces)
+    np.savez(tmp_path / "lengths.npz", positions=positions, forces=forces, box=np.full(3, 3.0))
+    np.savez(tmp_path / "flat.npz", positions=positions, forces=forces, box=np.ones((3, 3)))
+    np.savez_compressed(tmp_path / "damaged.npz", positions=positions, forces=forces)
+    data = bytearray((tmp_path / "damaged.npz").read_bytes())
+    data[1000:3000] = b"\xff" * 2000
+    (tmp_path / "damaged.npz").write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        run(described(**changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_box_of_zeros_is_no_box_and_one_of_each_frame_is_that_frames(described, tmp_path):
+    with np.load(tmp_path / "run0.npz") as arrays:
+        positions, forces = arrays["positions"][:30], arrays["forces"][:30]
+    length = 4.0 + 0.002 * np.arange(30)
+    box = length[:, None, None] * np.eye(3)
+    cut = (positions - positions.mean(axis=1, keepdims=True)) % length[:, None, None]
+    assert np.abs(np.diff(cut[:, :, 0], axis=1)).max() > 2
+    distances = []
+    for name, arrays in {"none": {"positions": positions, "box": np.zeros((3, 3))}, "each": {"positions": cut, "box": box}}.items():
+        np.savez(tmp_path / f"{name}.npz", forces=forces, **arrays)
+        beads = run(described(trajectories=one(f"{name}.npz")), tmp_path / name, force_map={"kind": "slice"}).frames("chignolin").positions
+        distances.append(np.linalg.norm(beads[:, :, None] - beads[:, None], axis=-1))
+    np.testing.assert_allclose(distances[1], distances[0], atol=1e-3)
+
+
+def write_trr(path, topology, positions, forces, box=None):
+    """Write nm and kJ/mol/nm arrays; forces of None where a frame has none; box [n_frames] edges in angstrom."""
+    mda = pytest.importorskip("MDAnalysis")
+    universe = mda.Universe(str(topology))
+    with mda.Writer(str(path), universe.atoms.n_atoms) as writer:
+        for i, frame in enumerate(positions):
+            step = universe.trajectory.ts
+            step.has_forces = forces[i] is not None
+            universe.atoms.positions = frame * 10
+            step.dimensions = None if box is None else [*[box[i]] * 3, 90, 90, 90]
+            if step.has_forces:
+                step.forces = forces[i] / 10
+            writer.write(universe)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_molecules_are_made_whole_by_the_box_of_their_frame(described, tmp_path):
+    """At constant pressure the box changes: with that of the first frame, beads were placed wrongly by all of the change."""
+    with np.load(tmp_path / "run0.npz") as arrays:
+        positions, forces = arrays["positions"][:30], arrays["forces"][:30]
+    length = 40 + 0.02 * np.arange(30)
+    cut = (positions - positions.mean(axis=1, keepdims=True)) % (length[:, None, None] / 10)
+    distances = []
+    for name, arrays in {"whole": (positions, forces), "cut": (cut, forces, length)}.items():
+        write_trr(tmp_path / f"{name}.trr", tmp_path / "top.pdb", *arrays)
+        beads = run(described(trajectories=one(f"{name}.trr")), tmp_path / name, force_map={"kind": "slice"}).frames("chignolin").positions
+        distances.append(np.linalg.norm(beads[:, :, None] - beads[:, None], axis=-1))
+    np.testing.assert_allclose(distances[1], distances[0], atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_forces_of_some_frames_only_are_refused_or_not_needed(described, tmp_path):
+    with np.load(tmp_path / "run0.npz") as arrays:
+        positions, forces = arrays["positions"][:30], arrays["forces"][:30]
+    write_trr(tmp_path / "some.trr", tmp_path / "top.pdb", positions, [f if i % 2 == 0 else None for i, f in enumerate(forces)])
+    path = described(trajectories=one("some.trr"))
+    with pytest.raises(UserError, match=r"some.trr: frame 1 has no forces; .* force_map.kind=none"):
+        run(path, tmp_path / "out")
+    assert run(path, tmp_path / "out", force_map={"kind": "none"}).domain("chignolin").n_frames == 30
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_selection_is_read_and_leaves_no_residue_of_the_chain_out_by_itself(described, tmp_path):
+    """MDAnalysis' `protein` knows neither phosphothreonine nor what a force field calls its own: the residue was missing without a word."""
+    with np.load(tmp_path / "run0.npz") as arrays:
+        write_trr(tmp_path / "run.trr", tmp_path / "top.pdb", arrays["positions"][:30], arrays["forces"][:30])
+    with pytest.raises(UserError, match=r"selection 'protien': .*nknown selection token"):
+        run(described(trajectories=one("run.trr"), selection="protien"), tmp_path / "out")
+    top = tmp_path / "top.pdb"
+    top.write_bytes(top.read_bytes().replace(b"THR 0   6", b"TPO 0   6"))
+    path = described(trajectories=one("run.trr"))
+    with pytest.raises(
+        UserError, match=r"selection 'protein' leaves out residue TPO 6.*: state the selection, such as 'protein or resname TPO'"
+    ):
+        run(path, tmp_path / "out")
+    path = described(trajectories=one("run.trr"), selection="protein or resname TPO")
+    assert run(path, tmp_path / "all").domain("chignolin").n_beads == 10
+    path = described(trajectories=one("run.trr"), selection="protein")
+    assert run(path, tmp_path / "nine").domain("chignolin").n_beads == 9

@@ -1,5 +1,6 @@
 """All-atom structures: who the atoms are, which residues follow one another, and whole molecules from periodic boxes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,7 +51,11 @@ class AtomTable:
 
 @dataclass(frozen=True, eq=False)
 class SourceTrajectory:
-    """One all-atom trajectory of a source. `where` names it in messages; `box` [3, 3] holds lattice vectors (rows) in angstrom."""
+    """One all-atom trajectory of a source.
+
+    `where` names it in messages; `box` [3, 3] holds lattice vectors (rows) in angstrom, of the first frame where the box changes;
+    `boxes` then returns those [n, 3, 3] of frames [n].
+    """
 
     temperature_kelvin: float
     replica: int
@@ -59,6 +64,11 @@ class SourceTrajectory:
     has_forces: bool
     box: np.ndarray | None = None
     block_frames: int = 64
+    boxes: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def box_of(self, frames: np.ndarray) -> np.ndarray | None:
+        """Return the box of frames [n]: [3, 3] where it is the same in all, [n, 3, 3] where it changes, None where there is none."""
+        return self.box if self.boxes is None else self.boxes(frames)
 
 
 Buffers = tuple[np.ndarray, np.ndarray]
@@ -75,9 +85,12 @@ class AtomSource(Protocol):
     notes: tuple[str, ...]
 
     def read(
-        self, trajectory: SourceTrajectory, start: int, stop: int, into: Buffers | None = None
+        self, trajectory: SourceTrajectory, start: int, stop: int, into: Buffers | None = None, with_forces: bool = True
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return positions and forces [stop - start, n_atoms, 3] float32 in angstrom and kcal/mol/angstrom, perhaps in buffers."""
+        """Return positions and forces [stop - start, n_atoms, 3] float32 in angstrom and kcal/mol/angstrom, perhaps in buffers.
+
+        Forces are None where there are none or they are not wanted.
+        """
         ...
 
     def read_forces(self, trajectory: SourceTrajectory, start: int, stop: int) -> np.ndarray:
@@ -143,9 +156,9 @@ def chain_links(atoms: AtomTable, positions: np.ndarray) -> np.ndarray:
 def unwrap(positions: np.ndarray, atoms: AtomTable, anchors: np.ndarray, box: np.ndarray | None) -> np.ndarray:
     """Return positions with molecules cut by the periodic box made whole.
 
-    positions [n_frames, n_atoms, 3] angstrom; anchors [n_residues] one atom of each residue; box [3, 3] lattice vectors in
-    angstrom or None. Each atom is brought to the image nearest to its residue's anchor, each anchor to the image nearest to the
-    one before it. Frames that need nothing are returned unchanged, to the bit.
+    positions [n_frames, n_atoms, 3] angstrom; anchors [n_residues] one atom of each residue; box lattice vectors in angstrom, [3, 3]
+    or of each frame [n_frames, 3, 3], or None. Each atom is brought to the image nearest to its residue's anchor, each anchor to the
+    image nearest to the one before it. Frames that need nothing are returned unchanged, to the bit.
     """
     if box is None:
         return positions
@@ -165,8 +178,8 @@ def unwrap(positions: np.ndarray, atoms: AtomTable, anchors: np.ndarray, box: np
 
 
 def half_height(box: np.ndarray) -> float:
-    """Return half the smallest distance between opposite faces of a box [3, 3]: nothing shorter can be cut by it."""
-    return float(0.5 / np.linalg.norm(np.linalg.inv(box), axis=0).max())
+    """Return half the smallest distance between opposite faces of boxes [..., 3, 3]: nothing shorter can be cut by them."""
+    return float(0.5 / np.linalg.norm(np.linalg.inv(box), axis=-2).max())
 
 
 def by_atom(values: np.ndarray, dtype: type = np.float64) -> np.ndarray:

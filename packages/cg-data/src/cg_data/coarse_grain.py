@@ -69,7 +69,7 @@ def coarse_grain(source: AtomSource, config: PrepareConfig, advance: Callable[[i
             "force_map.kind=none to prepare positions alone",
         )
     chosen = [choose_frames(source, trajectory, config.select) for trajectory in trajectories]
-    reader = Reader(source)
+    reader = Reader(source, with_forces)
     structure = learn_structure(reader, trajectories, config)
     units = _map_units(trajectories, config)
     products = _new_products(structure, source.atoms, chosen, units, config) if with_forces else []
@@ -141,8 +141,6 @@ def _first_pass(
         units_checked = False
         for start, stop, places in _blocks(trajectory, frames):
             positions, forces = reader.read(trajectory, start, stop)
-            if not products:
-                forces = None
             if len(places) != stop - start:
                 rows = frames[places] - start
                 positions, forces = positions[rows], None if forces is None else forces[rows]
@@ -150,7 +148,7 @@ def _first_pass(
             reasons = unreadable(extent(positions), largest, config.quality)
             good = np.flatnonzero(reasons < 0)
             positions, forces = _take(positions, good), None if forces is None else _take(forces, good)
-            positions, squares, steps = _whole(positions, atoms, structure, bond_lengths, trajectory.box)
+            positions, squares, steps = _whole(positions, atoms, structure, bond_lengths, trajectory, frames[places[good]])
             if len(good) and not units_checked:
                 pairs = consecutive(structure.anchors, structure.neighbours)
                 check_units(positions[:UNIT_FRAMES], None if forces is None else forces[:UNIT_FRAMES], pairs, trajectory.where)
@@ -171,19 +169,27 @@ def _first_pass(
 
 
 def _whole(
-    positions: np.ndarray, atoms: AtomTable, structure: Structure, bond_lengths: BondLengths, box: np.ndarray | None
+    positions: np.ndarray,
+    atoms: AtomTable,
+    structure: Structure,
+    bond_lengths: BondLengths,
+    trajectory: SourceTrajectory,
+    frames: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return positions of whole molecules, their squared bond lengths, and the steps [n_frames, n_residues - 1] between anchors."""
+    """Return positions of whole molecules, squared bond lengths, and steps [n_frames, n_residues - 1] from anchor to anchor.
+
+    frames [n_frames]: which of the trajectory's they are.
+    """
     squares, steps = bond_lengths.squares(positions), along_chain(positions, structure.anchors)
-    if box is None:
+    if trajectory.box is None:
         return positions, squares, steps
     cut = np.ones(len(positions), bool)
     if structure.joined:
-        limit = half_height(box)
+        limit = half_height(trajectory.box)
         cut = (squares.max(axis=1) >= limit**2) | (steps.max(axis=1, initial=0.0) >= limit)
     if cut.any():
         positions = positions.copy()
-        positions[cut] = unwrap(positions[cut], atoms, structure.anchors, box)
+        positions[cut] = unwrap(positions[cut], atoms, structure.anchors, trajectory.box_of(frames[cut]))
         squares[cut], steps[cut] = bond_lengths.squares(positions[cut]), along_chain(positions[cut], structure.anchors)
     return positions, squares, steps
 

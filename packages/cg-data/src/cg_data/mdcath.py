@@ -47,14 +47,15 @@ class MdcathSource:
         require(bool(self.trajectories), f"{self.where}: no trajectory found; expected groups such as /{domain}/348/0 with coords")
 
     def read(
-        self, trajectory: SourceTrajectory, start: int, stop: int, into: Buffers | None = None
+        self, trajectory: SourceTrajectory, start: int, stop: int, into: Buffers | None = None, with_forces: bool = True
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return positions and forces [stop - start, n_atoms, 3] float32 in angstrom and kcal/mol/angstrom, perhaps in buffers."""
         group = self._group[self._paths[trajectory]]
         first, second = (None, None) if into is None else into
         positions = _read_frames(group["coords"], start, stop, f"{trajectory.where}/coords", first)
-        forces = _read_frames(group["forces"], start, stop, f"{trajectory.where}/forces", second) if trajectory.has_forces else None
-        return positions, forces
+        if not (trajectory.has_forces and with_forces):
+            return positions, None
+        return positions, _read_frames(group["forces"], start, stop, f"{trajectory.where}/forces", second)
 
     def read_forces(self, trajectory: SourceTrajectory, start: int, stop: int) -> np.ndarray:
         """Return forces alone, as `read` does, of a trajectory that has them."""

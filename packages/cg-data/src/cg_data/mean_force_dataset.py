@@ -274,7 +274,7 @@ def _read_atoms(
                 "another file"
             )
         where, force = source.read(trajectory, int(frame), int(frame) + 1)
-        positions.append(unwrap(where, source.atoms, _anchors(source.atoms), trajectory.box)[0])
+        positions.append(unwrap(where, source.atoms, _anchors(source.atoms), trajectory.box_of(np.array([frame])))[0])
         if force is not None:
             forces.append(force[0])
     return np.stack(positions), np.stack(forces) if len(forces) == len(positions) else None

@@ -25,7 +25,7 @@ from cg_data.mapping import bead_residues, species_names_of
 from cg_data.mdcath import MdcathFile, open_mdcath
 from cg_data.select import wanted_domains
 from cg_data.split import is_held_out, read_superfamilies
-from cg_data.store import Dataset, DomainData, open_dataset, read_record, write_domain, write_index
+from cg_data.store import Dataset, DomainData, check_domain_id, open_dataset, read_record, write_domain, write_index
 from cg_data.trajectory_formats import DescribedFile, open_described
 from cg_data.verify import superfamily_leaks
 from cg_data.workers import spread
@@ -256,6 +256,7 @@ def _prepare_domain(
     output: Path,
     bar: Progress | None,
 ) -> None:
+    check_domain_id(domain)
     with hold(output / "domains", domain):
         record = output / "domains" / domain / "domain.json"
         if record.is_file() and read_record(record).fingerprint == fingerprint:

@@ -36,6 +36,8 @@ OPTIONAL_ARRAYS = ("weight", "force_error", "energy", "cell", "stress")
 MAPPED_ARRAYS = ("positions", "forces", "force_error")
 """Arrays per bead and frame. Each that is mapped keeps a file open; the others are small and read at once."""
 OTHER_OPEN_FILES = 1024
+MAX_ID_BYTES = 200
+"""Names of folders have 255 bytes, of which those of unfinished ones need some."""
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
@@ -179,10 +181,16 @@ def write_dataset(
     return open_dataset(path)
 
 
+def check_domain_id(domain: str) -> None:
+    """Raise `UserError` where a domain's name cannot be a folder's."""
+    plain = domain.isprintable() and not set("/\\") & set(domain) and not domain.startswith(".")
+    if not domain or not plain or len(domain.encode(errors="replace")) > MAX_ID_BYTES:
+        raise UserError(f"domain id {domain!r}: expected a plain name that can be a folder's, at most {MAX_ID_BYTES} bytes long")
+
+
 def write_domain(path: Path, domain: str, data: DomainData, split: SplitConfig) -> DomainRecord:
     """Write one domain's folder under `path`, atomically, replacing an older one."""
-    if not domain or domain.startswith(".") or "/" in domain or "\\" in domain:
-        raise UserError(f"domain id {domain!r}: expected a plain name that can be a folder's")
+    check_domain_id(domain)
     frames = data.frames.check(domain)
     with atomic_folder(path / "domains" / domain, overwrite=True) as aside:
         arrays = {name: getattr(frames, name) for name in (*ARRAYS, *OPTIONAL_ARRAYS) if name != "source_frame"}

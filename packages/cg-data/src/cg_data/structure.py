@@ -6,7 +6,7 @@ import numpy as np
 
 from cg_data.atoms import AtomSource, AtomTable, Buffers, SourceTrajectory, chain_links, unwrap
 from cg_data.checks import check_lengths, extent, unreadable
-from cg_data.config import PrepareConfig
+from cg_data.config import PrepareConfig, QualityConfig
 from cg_data.constraints import find_bonds, joins, rigid_bonds, rigid_groups
 from cg_data.errors import UserError
 from cg_data.force_map import Reduction, reduce_atoms
@@ -41,15 +41,18 @@ class Reader:
     The first block of a trajectory, looked at to learn the structure, is kept until it is asked for, and not read twice.
     """
 
-    def __init__(self, source: AtomSource):
+    def __init__(self, source: AtomSource, with_forces: bool):
         self.source = source
+        self.with_forces = with_forces
         self._first: dict[SourceTrajectory, tuple[np.ndarray, np.ndarray | None]] = {}
         self._buffers: Buffers | None = None
 
     def peek(self, trajectory: SourceTrajectory, n_frames: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return positions and forces of the first frames, and keep their block for `read`."""
         if trajectory not in self._first:
-            self._first[trajectory] = self.source.read(trajectory, 0, min(trajectory.block_frames, trajectory.n_frames))
+            self._first[trajectory] = self.source.read(
+                trajectory, 0, min(trajectory.block_frames, trajectory.n_frames), with_forces=self.with_forces
+            )
         positions, forces = self._first[trajectory]
         return positions[:n_frames], None if forces is None else forces[:n_frames]
 
@@ -60,7 +63,7 @@ class Reader:
             if self._buffers is None or stop - start > len(self._buffers[0]):
                 shape = (max(trajectory.block_frames, stop - start), self.source.atoms.n_atoms, 3)
                 self._buffers = np.empty(shape, np.float32), np.empty(shape, np.float32)
-            return self.source.read(trajectory, start, stop, self._buffers)
+            return self.source.read(trajectory, start, stop, self._buffers, self.with_forces)
         return positions[start:stop], None if forces is None else forces[start:stop]
 
 
@@ -69,7 +72,7 @@ def learn_structure(reader: Reader, trajectories: list[SourceTrajectory], config
     source, atoms = reader.source, reader.source.atoms
     beads = map_beads(atoms, config.mapping, source.where)
     anchors = _residue_anchors(atoms)
-    sample = _sample(reader, trajectories, anchors, config)
+    sample = _sample(reader, trajectories, anchors, config.quality)
     linked = chain_links(atoms, sample)
     ca = atoms.find("CA", 6)
     both = (ca[:-1] >= 0) & (ca[1:] >= 0)
@@ -97,16 +100,17 @@ def _residue_anchors(atoms: AtomTable) -> np.ndarray:
     return np.where(anchors >= 0, anchors, first)
 
 
-def _sample(reader: Reader, trajectories: list[SourceTrajectory], anchors: np.ndarray, config: PrepareConfig) -> np.ndarray:
+def _sample(reader: Reader, trajectories: list[SourceTrajectory], anchors: np.ndarray, config: QualityConfig) -> np.ndarray:
     """Return a few readable frames [n, n_atoms, 3] of several trajectories; more of them are read only where those are broken."""
     spread = [trajectories[i] for i in sorted({round(x) for x in np.linspace(0, len(trajectories) - 1, SAMPLE_TRAJECTORIES)})]
     found: list[np.ndarray] = []
     for trajectory in spread:
-        found += _readable(reader.source, trajectory, anchors, reader.peek(trajectory, SAMPLE_FRAMES), config)
+        found += _readable(reader.source, trajectory, anchors, 0, reader.peek(trajectory, SAMPLE_FRAMES), config)
     for trajectory in trajectories if not found else []:
         for start in range(0, trajectory.n_frames, trajectory.block_frames):
             stop = min(start + trajectory.block_frames, trajectory.n_frames)
-            found += _readable(reader.source, trajectory, anchors, reader.source.read(trajectory, start, stop), config)[:SAMPLE_FRAMES]
+            block = reader.source.read(trajectory, start, stop, with_forces=reader.with_forces)
+            found += _readable(reader.source, trajectory, anchors, start, block, config)[:SAMPLE_FRAMES]
             if found:
                 return np.stack(found)
     if not found:
@@ -121,11 +125,10 @@ def _readable(
     source: AtomSource,
     trajectory: SourceTrajectory,
     anchors: np.ndarray,
+    start: int,
     block: tuple[np.ndarray, np.ndarray | None],
-    config: PrepareConfig,
+    config: QualityConfig,
 ) -> list[np.ndarray]:
     positions, forces = block
-    if config.force_map.kind == "none":
-        forces = None
-    readable = unreadable(extent(positions), None if forces is None else extent(forces), config.quality) < 0
-    return list(unwrap(positions[readable], source.atoms, anchors, trajectory.box))
+    readable = np.flatnonzero(unreadable(extent(positions), None if forces is None else extent(forces), config) < 0)
+    return list(unwrap(positions[readable], source.atoms, anchors, trajectory.box_of(start + readable)))

@@ -8,17 +8,19 @@
     length_unit: nm                      # of NPZ, NPY and HDF5 arrays; converted once, here
     force_unit: kJ/mol/nm
 
-An NPZ or HDF5 file (.h5, .hdf5) holds `positions` and `forces` [n_frames, n_atoms, 3] (and may hold `box` [3, 3], rows are lattice
-vectors); an NPY file holds one of them, the other is named by `forces`. HDF5 and NPY are read slice by slice. Other files (TRR, XTC,
-DCD, H5MD, ...) are read by MDAnalysis, which knows their units; TRR and H5MD can carry forces. Paths are relative to the YAML file.
+An NPZ or HDF5 file (.h5, .hdf5) holds `positions` and `forces` [n_frames, n_atoms, 3] (and may hold `box` [3, 3], or
+[n_frames, 3, 3] where it changes, rows are lattice vectors); an NPY file holds one of them, the other is named by `forces`. HDF5 and
+NPY are read slice by slice. Other files (TRR, XTC, DCD, H5MD, ...) are read by MDAnalysis, which knows their units and boxes; TRR and
+H5MD can carry forces. Paths are relative to the YAML file.
 """
 
 import contextlib
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import h5py
 import numpy as np
@@ -53,6 +55,14 @@ class TrajectoryFiles(Configuration):
     temperature_kelvin: float = pydantic.Field(gt=0)
     replica: int = pydantic.Field(default=0, ge=0)
 
+    @pydantic.model_validator(mode="after")
+    def _forces_beside_positions(self) -> Self:
+        if self.forces is not None and not self.positions.endswith(".npy"):
+            raise ValueError(f"forces: a file of its own goes with positions in NPY; {self.positions} holds both")
+        if self.forces is not None and not self.forces.endswith(".npy"):
+            raise ValueError(f"forces: expected an NPY file, received {self.forces!r}")
+        return self
+
 
 class SourceConfig(Configuration):
     """One domain from other formats."""
@@ -75,9 +85,9 @@ class _Reader:
     length_factor: float
     force_factor: float
 
-    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def read(self, start: int, stop: int, with_forces: bool) -> tuple[np.ndarray, np.ndarray | None]:
         positions = np.asarray(self.positions[start:stop], np.float32) * np.float32(self.length_factor)
-        return positions, None if self.forces is None else self.read_forces(start, stop)
+        return positions, self.read_forces(start, stop) if with_forces and self.forces is not None else None
 
     def read_forces(self, start: int, stop: int) -> np.ndarray:
         return np.asarray(self.forces[start:stop], np.float32) * np.float32(self.force_factor)
@@ -98,10 +108,10 @@ class DescribedSource:
         self.trajectories = tuple(sorted(self._readers, key=lambda t: (t.temperature_kelvin, t.replica)))
 
     def read(
-        self, trajectory: SourceTrajectory, start: int, stop: int, into: Buffers | None = None
+        self, trajectory: SourceTrajectory, start: int, stop: int, into: Buffers | None = None, with_forces: bool = True
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return positions and forces [stop - start, n_atoms, 3] float32 in angstrom and kcal/mol/angstrom, in arrays of their own."""
-        return self._readers[trajectory].read(start, stop)
+        return self._readers[trajectory].read(start, stop, with_forces)
 
     def read_forces(self, trajectory: SourceTrajectory, start: int, stop: int) -> np.ndarray:
         """Return forces alone, as `read` does, of a trajectory that has them."""
@@ -137,6 +147,8 @@ class DescribedFile:
             return DescribedSource(config, self._path, _atoms_of_pdb(topology), [None] * len(in_arrays))
         universes = [_universe(topology, None if a else folder / t.positions) for t, a in zip(config.trajectories, in_arrays, strict=True)]
         groups = [_select(universe, config.selection, self._path) for universe in universes]
+        if "selection" not in config.model_fields_set:
+            _require_whole_chains(groups[0], config.selection, self._path)
         loaded = [None if a else group for group, a in zip(groups, in_arrays, strict=True)]
         return DescribedSource(config, self._path, _atoms_of_group(groups[0], self._path), loaded)
 
@@ -151,24 +163,31 @@ def _open_trajectory(
     files: TrajectoryFiles, config: SourceConfig, path: Path, n_atoms: int, group: Any
 ) -> tuple[SourceTrajectory, _Reader]:
     where = f"{path}: {files.positions}"
-    box = None
+    box: np.ndarray | None = None
+    boxes: Callable[[np.ndarray], np.ndarray] | None = None
+    arrays: dict[str, Any] = {}
     if group is not None:
-        frames = _UniverseFrames(group, "positions")
-        forces = _UniverseFrames(group, "forces") if group.universe.trajectory.ts.has_forces else None
+        frames = _UniverseFrames(group, "positions", where)
+        forces = _UniverseFrames(group, "forces", where) if group.universe.trajectory.ts.has_forces else None
         # MDAnalysis gives angstrom and kJ/mol/angstrom whatever the format.
         reader = _Reader(frames, forces, 1.0, FORCE_FACTOR["kJ/mol/angstrom"])
         dimensions = group.universe.trajectory.ts.triclinic_dimensions
-        box = None if dimensions is None else np.asarray(dimensions, np.float64)
+        if dimensions is not None:
+            box, boxes = np.asarray(dimensions, np.float64), _UniverseBoxes(group.universe, dimensions)
     else:
         arrays = _load_arrays(path.parent / files.positions, None if files.forces is None else path.parent / files.forces)
         factor = LENGTH_FACTOR[config.length_unit]
         reader = _Reader(arrays["positions"], arrays.get("forces"), factor, FORCE_FACTOR[config.force_unit])
-        box = np.asarray(arrays["box"], np.float64) * factor if "box" in arrays else None
     shape = reader.positions.shape
     if len(shape) != 3 or shape[1:] != (n_atoms, 3):
         raise UserError(f"{where}: expected positions [frames, {n_atoms}, 3] for the topology's atoms, received {list(shape)}")
+    require(shape[0] > 0, f"{where}: no frames; expected at least one: leave it out of trajectories")
+    for name, array in (("positions", reader.positions), ("forces", reader.forces)):
+        require(array is None or array.dtype.kind == "f", f"{where}: expected {name} as floats, received {getattr(array, 'dtype', None)}")
     if reader.forces is not None and reader.forces.shape != shape:
         raise UserError(f"{where}: expected forces of the shape of positions {list(shape)}, received {list(reader.forces.shape)}")
+    if "box" in arrays:
+        box, boxes = _array_boxes(arrays["box"], shape[0], LENGTH_FACTOR[config.length_unit], where)
     trajectory = SourceTrajectory(
         temperature_kelvin=files.temperature_kelvin,
         replica=files.replica,
@@ -177,15 +196,35 @@ def _open_trajectory(
         has_forces=reader.forces is not None,
         box=box,
         block_frames=max(1, BLOCK_ATOMS // n_atoms),
+        boxes=boxes,
     )
     return trajectory, reader
+
+
+def _array_boxes(
+    array: Any, n_frames: int, factor: float, where: str
+) -> tuple[np.ndarray | None, Callable[[np.ndarray], np.ndarray] | None]:
+    """Return the box of the first frame in angstrom, None where it is zero, and the boxes by frame where there is one for each."""
+    require(array.dtype.kind in "fi", f"{where}: box: expected numbers, received {array.dtype}")
+    if array.shape not in ((3, 3), (n_frames, 3, 3)):
+        wanted = f"[3, 3] or [{n_frames}, 3, 3], rows are lattice vectors"
+        raise UserError(f"{where}: box: expected {wanted}, received {list(array.shape)}")
+    boxes = np.asarray(array, np.float64) * factor
+    if not boxes.any():
+        return None, None
+    volumes = np.abs(np.linalg.det(boxes))
+    require(bool((volumes > 1e-3).all()), f"{where}: box: expected three independent vectors in every frame: give no box for free space")
+    return (boxes, None) if boxes.ndim == 2 else (boxes[0], lambda frames: boxes[frames])
 
 
 class _Hdf5Array:
     """One data set of an HDF5 file, by slices; the file is open only while it is read."""
 
-    def __init__(self, path: Path, name: str, shape: tuple[int, ...]):
-        self._path, self._name, self.shape = path, name, shape
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype):
+        self._path, self._name, self.shape, self.dtype = path, name, shape, dtype
+
+    def __len__(self) -> int:
+        return self.shape[0] if self.shape else 0
 
     def __getitem__(self, frames: Any) -> np.ndarray:
         try:
@@ -202,7 +241,7 @@ def _hdf5_arrays(path: Path) -> dict[str, Any]:
     try:
         with h5py.File(path, "r") as file:
             found = {name: file[name] for name in ("positions", "forces", "box") if isinstance(file.get(name), h5py.Dataset)}
-            return {name: _Hdf5Array(path, name, dataset.shape) for name, dataset in found.items()}
+            return {name: _Hdf5Array(path, name, dataset.shape, dataset.dtype) for name, dataset in found.items()}
     except OSError:
         raise UserError(f"{path}: cannot be opened as HDF5; expected data sets positions and forces [frames, atoms, 3]") from None
 
@@ -218,7 +257,7 @@ def _load_arrays(positions: Path, forces: Path | None) -> dict[str, Any]:
             return arrays if forces is None else {**arrays, "forces": np.load(forces, mmap_mode="r", allow_pickle=False)}
         with np.load(positions, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("positions", "forces", "box") if name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{positions}: cannot be read as plain NumPy arrays ({error.__class__.__name__})") from None
     require("positions" in arrays, f"{positions}: no array 'positions'; expected positions and forces [frames, atoms, 3]")
     return arrays
@@ -249,13 +288,35 @@ def _atomic_numbers(symbols: list[str], where: str) -> np.ndarray:
 class _UniverseFrames:
     """Frames of an MDAnalysis atom group, by slices."""
 
-    def __init__(self, group: Any, attribute: str):
-        self._group, self._attribute = group, attribute
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, group: Any, attribute: str, where: str):
+        self._group, self._attribute, self._where = group, attribute, where
         self.shape = (len(group.universe.trajectory), len(group), 3)
 
     def __getitem__(self, frames: slice) -> np.ndarray:
-        read = [getattr(self._group, self._attribute).copy() for _ in self._group.universe.trajectory[frames]]
+        read: list[np.ndarray] = []
+        try:
+            for step in self._group.universe.trajectory[frames]:
+                if not getattr(step, f"has_{self._attribute}"):
+                    remedy = "write them with the others" + (", or ask for force_map.kind=none" if self._attribute == "forces" else "")
+                    raise UserError(f"{self._where}: frame {step.frame} has no {self._attribute}; expected them in every frame: {remedy}")
+                read.append(getattr(self._group, self._attribute).copy())
+        except (OSError, EOFError) as error:
+            frame = (frames.start or 0) + len(read)
+            raise UserError(f"{self._where}: frame {frame} cannot be read; the file is damaged: {_words(error)}") from None
         return np.asarray(read, np.float32)
+
+
+class _UniverseBoxes:
+    """Boxes [n, 3, 3] in angstrom of frames of an MDAnalysis universe: at constant pressure each has its own."""
+
+    def __init__(self, universe: Any, first: np.ndarray):
+        self._universe, self._first = universe, np.asarray(first, np.float64)
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        found = [self._universe.trajectory[int(frame)].triclinic_dimensions for frame in frames]
+        return np.array([self._first if box is None else box for box in found], np.float64).reshape(-1, 3, 3)
 
 
 def _universe(topology: Path, trajectory: Path | None) -> Any:
@@ -266,13 +327,33 @@ def _universe(topology: Path, trajectory: Path | None) -> Any:
     try:
         return MDAnalysis.Universe(str(topology), *([] if trajectory is None else [str(trajectory)]))
     except (OSError, ValueError, TypeError, IndexError, EOFError, KeyError) as error:
-        raise UserError(f"{trajectory or topology}: MDAnalysis cannot read it: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{trajectory or topology}: MDAnalysis cannot read it: {_words(error)}") from None
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _select(universe: Any, selection: str, path: Path) -> Any:
-    group = universe.select_atoms(selection)
+    from MDAnalysis.exceptions import SelectionError  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    try:
+        group = universe.select_atoms(selection)
+    except (SelectionError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: selection {selection!r}: {_words(error)}: change it") from None
     require(len(group) > 0, f"{path}: selection {selection!r} matches no atom: change it")
     return group
+
+
+def _require_whole_chains(group: Any, selection: str, path: Path) -> None:
+    """Raise `UserError` where a selection that was not asked for leaves out a residue with the atoms of a protein's backbone."""
+    others = (group.universe.atoms - group).select_atoms("name N CA C").residues
+    for residue in others:
+        if {"N", "CA", "C"} <= set(residue.atoms.names):
+            raise UserError(
+                f"{path}: selection {selection!r} leaves out residue {residue.resname} {residue.resid}, which has atoms N, CA and C: state "
+                f"the selection, such as '{selection} or resname {residue.resname}'"
+            )
 
 
 def _atoms_of_group(group: Any, path: Path) -> AtomTable:
