@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cg_data.atomic import atomic_file, atomic_folder, check_place, sha256
+from cg_data.atomic import atomic_file, atomic_folder, check_place, hold, sha256
 from cg_data.errors import UserError
 
 
@@ -76,3 +76,18 @@ def test_a_full_disk_is_left_to_the_caller(tmp_path, monkeypatch):
     for place in (atomic_file, atomic_folder):
         with pytest.raises(OSError, match="No space left"), place(tmp_path / "new/x"):
             pass
+
+
+def test_what_cannot_be_held_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in ("file/x", "/proc/none"):
+        with pytest.raises(UserError, match="cannot be written"), hold(tmp_path / folder, "a"):
+            pass
+
+
+def test_holding_a_name_leaves_what_others_write_under_longer_names(tmp_path):
+    """A worker at `a` used to remove the folder that another one was writing for `a.b`."""
+    with atomic_folder(tmp_path / "a.b") as aside:
+        (tmp_path / ".a.0123abcd.tmp").mkdir()
+        with hold(tmp_path, "a"):
+            assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".a.lock", aside.name])

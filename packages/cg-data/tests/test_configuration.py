@@ -157,3 +157,11 @@ def test_a_configuration_cannot_be_changed():
 def test_numbers_that_are_not_finite_are_refused(value):
     with pytest.raises(UserError, match="finite number"):
         Outer.load(None, [f"inner.temperature_kelvin={value}"])
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "text"])
+def test_a_file_that_is_no_mapping_is_named_where_there_are_overrides_too(text, tmp_path):
+    (tmp_path / "list.yaml").write_text(text)
+    for override in ("seed=1", "inner.temperature_kelvin=300"):
+        with pytest.raises(UserError, match=r"list\.yaml: expected a mapping"):
+            Outer.load(tmp_path / "list.yaml", [override])

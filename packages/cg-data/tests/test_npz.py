@@ -112,3 +112,67 @@ def test_the_verbs_write_and_read_npz(dataset, tmp_path):
     call("to-npz", dataset.path, "-o", tmp_path / "all.npz")
     call("from-npz", tmp_path / "all.npz", "-o", tmp_path / "back", "split.held_out_domains=[b]")
     assert list(open_dataset(tmp_path / "back").split("held_out_domains")) == ["b"]
+
+
+def test_energies_cells_and_stress_go_through_npz_where_a_domain_has_them(tmp_path):
+    """Without its cell a periodic frame would have come back as one in free space, without a word."""
+    periodic = dataclasses.replace(
+        frames(14, 7, 1),
+        energy=np.where(np.arange(14) == 3, np.nan, -1e5 - np.arange(14) / 3),
+        cell=np.broadcast_to(20 * np.eye(3, dtype=np.float32), (14, 3, 3)).copy(),
+        stress=np.full((14, 6), 0.25, np.float32),
+    )
+    dataset = write_dataset(tmp_path / "dataset", {"a": frames(10, 4, 0), "b": periodic})
+    back = from_npz(to_npz(dataset, tmp_path / "all.npz"), tmp_path / "back")
+    for name in ("energy", "cell", "stress"):
+        np.testing.assert_array_equal(getattr(back.frames("b"), name), getattr(periodic, name))
+        assert getattr(back.frames("a"), name) is None
+
+
+def test_a_dataset_is_not_written_over_by_its_own_export(dataset):
+    before = (dataset.path / "dataset.json").read_bytes()
+    with pytest.raises(UserError, match=r"dataset.json: is in the dataset itself: choose another place"):
+        to_npz(dataset, dataset.path / "dataset.json")
+    assert (dataset.path / "dataset.json").read_bytes() == before
+
+
+CHANGES = {
+    "a domain number that is none": (
+        {"domain_index": np.r_[np.full(5, 7), np.zeros(19, int)]},
+        "domain_index: expected 0 to 1, received 0 to 7",
+    ),
+    "a short domain_index": ({"domain_index": np.zeros(23, int)}, r"domain_index: expected shape \[24\], received \[23\]"),
+    "a short temperature": ({"temperature": np.full(23, 300.0)}, r"temperature: expected shape \[24\]"),
+    "one number for trajectory": ({"trajectory": np.array(1)}, r"trajectory: expected shape \[24\]"),
+    "one row of residue_index": ({"residue_index": np.arange(7)}, r"residue_index: expected shape \[24, 7\]"),
+    "one name of species": ({"aa_to_id": np.array("ALA")}, "aa_to_id: expected a list of names"),
+    "one name of domains": ({"domains": np.array("a")}, "domains: expected a list of names"),
+    "species that are no integers": ({"species": np.full((24, 7), 0.5)}, "species: expected integers, received float64"),
+    "positions that are text": ({"R": np.full((24, 7, 3), "1.0")}, "R: expected numbers, received <U3"),
+    "no bead": ({"mask": np.zeros((24, 7), bool)}, "a: no bead; expected mask to be true for some"),
+    "temperatures that change": ({"temperature": np.linspace(300, 400, 24)}, "a: temperature changes along trajectory 0"),
+    "residues that do not follow": (
+        {"residue_index": np.tile(2 * np.arange(7), (24, 1))},
+        "a: residue_index must rise by one along a segment",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_arrays_that_do_not_fit_are_one_line(name, dataset, tmp_path):
+    changes, message = CHANGES[name]
+    (file,) = to_npz(dataset, tmp_path / "all.npz")
+    with np.load(file) as arrays:
+        np.savez(tmp_path / "changed.npz", **{**arrays, **changes})
+    with pytest.raises(UserError, match=message):
+        from_npz([tmp_path / "changed.npz"], tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_frames_of_several_temperatures_without_trajectories_are_one_trajectory_each(dataset, tmp_path):
+    (file,) = to_npz(dataset, tmp_path / "all.npz")
+    with np.load(file) as arrays:
+        np.savez(tmp_path / "bare.npz", **{key: arrays[key] for key in ("R", "F", "species", "mask", "aa_to_id", "temperature")})
+    back = from_npz([tmp_path / "bare.npz"], tmp_path / "back")
+    assert back.info.temperatures_kelvin == (320.0, 348.0)
+    assert verify(back.path) == []

@@ -1,5 +1,7 @@
+import contextlib
 import copy
 import logging
+import re
 import shutil
 import signal
 import subprocess
@@ -520,3 +522,97 @@ def test_forces_that_are_not_asked_for_are_not_looked_at(parts, write_mdcath, tm
         arrays["forces"][:] = 0.0
     dataset = prepare(options(write_mdcath(tmp_path / "zero.h5", parts), force_map={"kind": "none"}), tmp_path / "out")
     assert (dataset.domain("5awlA00").n_frames, dataset.info.has_forces) == (60, False)
+
+
+LIMITED = """
+import resource, signal, sys
+from cg_data.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+main()
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_full_disk_is_one_line_and_the_same_command_continues(workers, corpus, tmp_path):
+    """The limit of a file's size fails like a full disk, without one."""
+    arguments = ["prepare", str(corpus), "-o", str(tmp_path / "out"), "--workers", workers]
+    done = subprocess.run([sys.executable, "-c", LIMITED, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'out'}: cannot be written (")
+    assert "make room; the same command continues" in done.stderr
+    assert prepare(options(corpus, workers=int(workers)), tmp_path / "out").info.refused == {}
+
+
+def replaced(name, value):
+    def change(group):
+        del group[name]
+        if value is None:
+            group.create_group(name)
+        else:
+            group[name] = value
+
+    return change
+
+
+MALFORMED = {
+    "coords are a group": (replaced("348/0/coords", None), "348/0/coords: expected an array, found a group"),
+    "forces are a group": (replaced("348/0/forces", None), "348/0/forces: expected an array, found a group"),
+    "the PDB is a group": (replaced("pdbProteinAtoms", None), "pdbProteinAtoms: expected an array, found a group"),
+    "elements are text": (replaced("z", np.full(175, b"C")), "z: expected a list of integers"),
+    "one element": (replaced("z", 6), "z: expected a list of integers"),
+    "residue names are numbers": (replaced("resname", np.zeros(175, int)), "resname: expected texts, received int64"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_an_array_of_another_kind_is_one_line_and_does_not_stop_the_others(name, parts, write_mdcath, corpus, tmp_path):
+    change, message = MALFORMED[name]
+    path = write_mdcath(corpus / "mdcath_dataset_0bad.h5", parts)
+    with h5py.File(path, "r+") as file:
+        change(file["5awlA00"])
+    dataset = prepare(options(corpus, force_map={"kind": "slice"}), tmp_path / "out")
+    assert len(dataset.domains) == 3
+    (reason,) = dataset.info.refused.values()
+    assert re.search(message, reason), reason
+
+
+def test_damaged_metadata_of_a_file_is_one_line(parts, write_mdcath, tmp_path):
+    whole = write_mdcath(tmp_path / "mdcath_dataset_5awlA00.h5", parts).read_bytes()
+    random, damaged = np.random.default_rng(0), tmp_path / "damaged.h5"
+    for at in random.integers(0, 12_000, 60):
+        damaged.write_bytes(whole[:at] + random.bytes(64) + whole[at + 64 :])
+        with contextlib.suppress(UserError):
+            prepare(options(damaged, force_map={"kind": "slice"}), tmp_path / "out")
+
+
+def test_texts_where_numbers_are_only_looked_at_do_not_matter(parts, write_mdcath, tmp_path):
+    path = write_mdcath(tmp_path / "texts.h5", parts)
+    with h5py.File(path, "r+") as file:
+        group = file["5awlA00"]
+        group.attrs["numResidues"] = "ten"
+        group["348/0"].attrs["numFrames"] = "thirty"
+        psf = bytes(group["psf"][()]).replace(b"!NBOND", b"x !NBOND")
+        replaced("psf", psf.replace(b"x !NBOND", b"!NBOND").replace(b"!NBOND: bonds", b"!NBOND: bonds\n one two"))(group)
+    assert prepare(options(path), tmp_path / "out").domain("5awlA00").n_frames == 60
+
+
+def test_the_report_counts_residues_of_chains_and_insertion_codes_that_share_a_number(parts, write_mdcath, tmp_path):
+    for name in ("resid",):
+        parts["atoms"][name] = (parts["atoms"][name] - 1) % 5 + 1
+    dataset = prepare(options(write_mdcath(tmp_path / "chains.h5", parts), mapping={"beads": "backbone"}), tmp_path / "out")
+    assert "residues per domain: 10 to 10" in describe(dataset, measure(dataset))
+
+
+def test_paths_with_any_character_are_inputs(corpus, tmp_path):
+    """A path that Python writes with a backslash was read as another one."""
+    odd = tmp_path / 'no\u00a0break \\ "é" it\'s'
+    corpus.rename(odd)
+    done = subprocess.run(
+        [sys.executable, "-m", "cg_data.cli", "prepare", odd, "-o", tmp_path / "out", "force_map.kind=slice"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "3 domains" in done.stdout) == (0, True), done.stderr

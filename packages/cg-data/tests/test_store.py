@@ -264,6 +264,14 @@ def test_more_domains_than_files_may_be_open_are_read_or_the_limit_is_named(hard
         assert "remove the domain" not in done.stdout
 
 
+def test_arrays_are_written_as_numpy_writes_them(tmp_path):
+    dataset = write_dataset(tmp_path / "dataset", {"a": make_frames(), "none": make_frames(0)})
+    for domain in ("a", "none"):
+        for file in (dataset.path / "domains" / domain).glob("*.npy"):
+            np.save(tmp_path / "again.npy", np.load(file))
+            assert file.read_bytes() == (tmp_path / "again.npy").read_bytes()
+
+
 def test_an_empty_array_file_is_one_line_and_an_unreadable_one_is_not_called_damaged(dataset, monkeypatch):
     (dataset.path / "domains" / "a" / "forces.npy").write_bytes(b"")
     with pytest.raises(UserError, match=r"forces.npy: is truncated or not a NumPy array"):

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import IO
 
 from cg_data.errors import UserError
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Failures of a path that is right: whoever wrote there says what to do."""
 PIECES, PIECE_BYTES = 16, 65_536
 
@@ -69,6 +70,19 @@ def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(aside)
 
 
+@contextlib.contextmanager
+def room_at(path: Path | str, then: str = "run again") -> Iterator[None]:
+    """Turn a full disk into a `UserError` naming `path`, and what to do then."""
+    try:
+        yield
+    except OSError as error:
+        # NumPy says how many numbers it wrote, and not why no more.
+        unsaid = error.errno is None and "requested and" in str(error)
+        if not unsaid and error.errno not in NO_ROOM:
+            raise
+        raise UserError(f"{path}: cannot be written ({os.strerror(error.errno or errno.ENOSPC)}): make room; {then}") from None
+
+
 def check_place(path: Path | str) -> None:
     """Raise `UserError` where nothing can be written at `path`: what to do before work whose result goes there; makes its parent."""
     path = Path(path)
@@ -78,22 +92,20 @@ def check_place(path: Path | str) -> None:
 
 @contextlib.contextmanager
 def hold(folder: Path, name: str) -> Iterator[None]:
-    """Hold a name in a folder against other processes; what a killed one left there half-written under the name is removed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Hold a name in a folder against other processes; what a killed one left there half-written under the name is removed.
+
+    Raises `UserError` where the folder cannot be made or written to.
+    """
     path = folder / f".{name}.lock"
-    while True:
-        with open(path, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_open_at(path, file):
-                continue  # the holder before us removed this file, so a newcomer would lock another one
-            for left in folder.glob(f".{name}.*"):
-                if left.suffix in (".tmp", ".old"):
-                    shutil.rmtree(left, ignore_errors=True)
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
+    left_under = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.(tmp|old)")
+    with _locked(path):
+        for left in folder.iterdir():
+            if left_under.fullmatch(left.name):
+                shutil.rmtree(left, ignore_errors=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def sha256(path: Path | str) -> str:
@@ -138,6 +150,18 @@ def _one_line(path: Path) -> Iterator[None]:
         place = Path(error.filename or path)
         where = "" if place.parent == path.parent else f"{place}: "
         raise UserError(f"{path}: cannot be written ({where}{reason}): choose another place") from None
+
+
+def _locked(path: Path) -> IO[str]:
+    """Return the open file at a path, which no other process holds."""
+    with _one_line(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = open(path, "w")  # noqa: SIM115 - closed by the caller, which gives the lock up
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_open_at(path, file):
+                return file
+            file.close()  # the holder before us removed this file, so a newcomer would lock another one
 
 
 def _flush(path: Path) -> None:

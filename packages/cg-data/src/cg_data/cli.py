@@ -1,5 +1,6 @@
 """The command line of cg-data."""
 
+import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -166,7 +167,7 @@ def _overrides(arguments: list[str], workers: int | None) -> list[str]:
     """Return the options among arguments, with the other ones as `inputs` and `--workers` as `workers`."""
     files, overrides = paths_and_overrides(arguments)
     if files:
-        overrides.append(f"inputs={files}")
+        overrides.append("inputs=" + json.dumps(files, ensure_ascii=False))
     if workers is not None:
         overrides.append(f"workers={workers}")
     return overrides

@@ -28,6 +28,8 @@ class Configuration(pydantic.BaseModel):
         values: Any = {}
         if path is not None:
             values = read_yaml(path)
+            if not isinstance(values, dict):
+                raise UserError(f"{path}: expected a mapping of options, received {type(values).__name__}")
         for override in overrides:
             _apply_override(values, override)
         return cls.parse(values, str(path) if path is not None else "configuration", overrides)

@@ -80,18 +80,18 @@ class MdcathSource:
         temperature, replica = path.split("/")
         match = TEMPERATURE_GROUP.fullmatch(temperature)
         require(match is not None and replica.isdigit(), f"{where}: expected a group named by temperature and replica, such as 348/0")
-        coords = group["coords"]
+        coords = _array(group, "coords", where)
         n_atoms = self.atoms.n_atoms
         if coords.ndim != 3 or coords.shape[1:] != (n_atoms, 3) or coords.dtype.kind != "f":
             raise UserError(f"{where}/coords: expected floats [frames, {n_atoms}, 3], received {coords.dtype} {list(coords.shape)}")
-        if "forces" in group and group["forces"].shape != coords.shape:
+        if "forces" in group and _array(group, "forces", where).shape != coords.shape:
             shape = list(group["forces"].shape)
             raise UserError(f"{where}/forces: expected the shape of coords {list(coords.shape)}, received {shape}: get the file again")
         if "forces" in group and group["forces"].dtype.kind != "f":
             raise UserError(f"{where}/forces: expected floats, received {group['forces'].dtype}: get the file again")
-        stated = group.attrs.get("numFrames")
-        if stated is not None and int(stated) != coords.shape[0]:
-            self.notes += (f"{path}: numFrames says {int(stated)}, coords hold {coords.shape[0]}",)
+        stated = _stated(group, "numFrames")
+        if stated is not None and stated != coords.shape[0]:
+            self.notes += (f"{path}: numFrames says {stated}, coords hold {coords.shape[0]}",)
         chunk = coords.chunks[0] if coords.chunks else 1
         return SourceTrajectory(
             temperature_kelvin=float(match[1]) if match else 0.0,
@@ -114,8 +114,7 @@ class MdcathFile:
 
     def n_residues(self, domain: str) -> int | None:
         """Return the number of residues the file states for a domain, None where it does not."""
-        stated = self._file[domain].attrs.get("numResidues")
-        return None if stated is None else int(stated)
+        return _stated(self._file[domain], "numResidues")
 
     def source(self, domain: str) -> MdcathSource:
         """Return a domain's atoms and trajectories; `UserError` where they are not laid out as mdCATH."""
@@ -135,9 +134,15 @@ def open_mdcath(path: Path | str) -> Iterator[MdcathFile]:
     except OSError as error:
         raise UserError(f"{path}: {_open_failure(error)}") from None
     with file:
-        opened = MdcathFile(file)
-        require(bool(opened.domains), f"{path}: no domain found; expected one group per domain, as in mdcath_dataset_<domain>.h5")
-        yield opened
+        try:
+            opened = MdcathFile(file)
+            require(bool(opened.domains), f"{path}: no domain found; expected one group per domain, as in mdcath_dataset_<domain>.h5")
+            yield opened
+        except (KeyError, RuntimeError) as error:
+            # What h5py raises where the file's own index is damaged.
+            if "Unable to" not in str(error):
+                raise
+            raise UserError(f"{path}: damaged ({' '.join(str(error).split())[:100]}): download it again") from None
 
 
 def _open_failure(error: OSError) -> str:
@@ -154,8 +159,12 @@ def _trajectory_groups(group: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
         if isinstance(replicas, h5py.Group) and TEMPERATURE_GROUP.fullmatch(temperature):
             for replica, trajectory in replicas.items():
                 # A run that was never finished leaves a group without frames.
-                if isinstance(trajectory, h5py.Group) and "coords" in trajectory and trajectory["coords"].shape[:1] != (0,):
+                if isinstance(trajectory, h5py.Group) and "coords" in trajectory and not _is_empty(trajectory["coords"]):
                     yield f"{temperature}/{replica}", trajectory
+
+
+def _is_empty(coords: h5py.Dataset | h5py.Group) -> bool:
+    return isinstance(coords, h5py.Dataset) and coords.shape[:1] == (0,)
 
 
 def _read_atoms(group: h5py.Group, where: str) -> AtomTable:
@@ -163,38 +172,38 @@ def _read_atoms(group: h5py.Group, where: str) -> AtomTable:
     atomic_numbers = _read_elements(group, where)
     n_atoms = len(atomic_numbers)
     require("pdbProteinAtoms" in group, f"{where}: no pdbProteinAtoms; atom names are needed: get the current release of the file")
-    text = _text(_read(group["pdbProteinAtoms"], f"{where}/pdbProteinAtoms"))
+    text = _text(_read(_array(group, "pdbProteinAtoms", where), f"{where}/pdbProteinAtoms"))
     names, residue_names, residue_numbers, codes = parse_pdb_atoms(text, f"{where}/pdbProteinAtoms")
     _require_count(len(names), n_atoms, f"{where}/pdbProteinAtoms")
     if "resid" in group:
-        residue_numbers = np.asarray(_read(group["resid"], f"{where}/resid"))
+        residue_numbers = _integers(group, "resid", where)
         _require_count(len(residue_numbers), n_atoms, f"{where}/resid")
     if "resname" in group:
-        residue_names = _strings(_read(group["resname"], f"{where}/resname"))
+        residue_names = _strings(group, "resname", where)
         _require_count(len(residue_names), n_atoms, f"{where}/resname")
     chains = np.zeros(n_atoms, "U1")
     if "chain" in group:
-        chains = _strings(_read(group["chain"], f"{where}/chain"))
+        chains = _strings(group, "chain", where)
         _require_count(len(chains), n_atoms, f"{where}/chain")
-    bonds = _psf_bonds(_text(_read(group["psf"], f"{where}/psf")), names) if "psf" in group else None
+    bonds = _psf_bonds(_text(_read(_array(group, "psf", where), f"{where}/psf")), names) if "psf" in group else None
     atoms = make_atom_table(names, atomic_numbers, residue_names, residue_numbers, chains, bonds, codes)
-    stated, found = group.attrs.get("numResidues"), int((atoms.find("CA", 6) >= 0).sum())
-    if stated is not None and int(stated) != found:
-        raise UserError(f"{where}: numResidues says {int(stated)}, but {found} residues have a CA atom: get the file again")
+    stated, found = _stated(group, "numResidues"), int((atoms.find("CA", 6) >= 0).sum())
+    if stated is not None and stated != found:
+        raise UserError(f"{where}: numResidues says {stated}, but {found} residues have a CA atom: get the file again")
     return atoms
 
 
 def _read_elements(group: h5py.Group, where: str) -> np.ndarray:
     if "z" in group:
-        return np.asarray(_read(group["z"], f"{where}/z"))
-    symbols = _strings(_read(group["element"], f"{where}/element"))
+        return _integers(group, "z", where)
+    symbols = _strings(group, "element", where)
     unknown = sorted({str(symbol) for symbol in symbols if symbol.upper() not in ELEMENTS})
     require(not unknown, f"{where}/element: unknown element {', '.join(unknown)}; expected one of {', '.join(ELEMENTS)}")
     return np.array([ELEMENTS[symbol.upper()] for symbol in symbols])
 
 
 def _psf_bonds(text: str, names: np.ndarray) -> np.ndarray | None:
-    """Return the bonds [n, 2] among the protein's atoms, or None where the PSF does not begin with them in the same order."""
+    """Return the bonds [n, 2] among the protein's atoms, or None where the PSF does not begin with them in the same order, or is broken."""
     lines = text.splitlines()
     at = next((i for i, line in enumerate(lines) if "!NATOM" in line), None)
     bond_line = next((i for i, line in enumerate(lines) if "!NBOND" in line), None)
@@ -203,12 +212,15 @@ def _psf_bonds(text: str, names: np.ndarray) -> np.ndarray | None:
     fields = [line.split() for line in lines[at + 1 : at + 1 + len(names)]]
     if [field[4] if len(field) > 4 else "" for field in fields] != names.tolist():
         return None
-    n_bonds = int(lines[bond_line].split()[0])
     numbers: list[int] = []
-    for line in lines[bond_line + 1 :]:
-        if len(numbers) >= 2 * n_bonds or not line.strip():
-            break
-        numbers.extend(map(int, line.split()))
+    try:
+        n_bonds = int(lines[bond_line].split()[0])
+        for line in lines[bond_line + 1 :]:
+            if len(numbers) >= 2 * n_bonds or not line.strip():
+                break
+            numbers.extend(map(int, line.split()))
+    except ValueError:
+        return None
     bonds = np.array(numbers[: 2 * n_bonds], np.int64).reshape(-1, 2) - 1
     bonds = bonds[(bonds < len(names)).all(axis=1)]
     return bonds if len(bonds) else None
@@ -217,10 +229,10 @@ def _psf_bonds(text: str, names: np.ndarray) -> np.ndarray | None:
 def _read_box(group: h5py.Group, where: str) -> np.ndarray | None:
     if "box" not in group:
         return None
-    box = np.asarray(_read(group["box"], f"{where}/box"), np.float64)
-    if box.shape != (3, 3) or not np.isfinite(box).all() or abs(np.linalg.det(box)) < 1e-6:
+    box = np.asarray(_read(_array(group, "box", where), f"{where}/box"))
+    if box.dtype.kind not in "fi" or box.shape != (3, 3) or not np.isfinite(box).all() or abs(np.linalg.det(box)) < 1e-6:
         return None
-    return box * ANGSTROM_PER_NANOMETRE
+    return np.asarray(box, np.float64) * ANGSTROM_PER_NANOMETRE
 
 
 def _read_frames(dataset: h5py.Dataset, start: int, stop: int, where: str, into: np.ndarray | None = None) -> np.ndarray:
@@ -239,11 +251,34 @@ def _read(dataset: h5py.Dataset, where: str) -> Any:
         raise UserError(f"{where}: cannot be read; the file is damaged: download it again") from None
 
 
+def _array(group: h5py.Group, name: str, where: str) -> h5py.Dataset:
+    require(isinstance(group[name], h5py.Dataset), f"{where}/{name}: expected an array, found a group: get the file again")
+    return group[name]
+
+
+def _integers(group: h5py.Group, name: str, where: str) -> np.ndarray:
+    values = np.asarray(_read(_array(group, name, where), f"{where}/{name}"))
+    whole = values.ndim == 1 and (values.dtype.kind in "iu" or (values.dtype.kind == "f" and bool((values == np.rint(values)).all())))
+    require(whole, f"{where}/{name}: expected a list of integers, received {values.dtype} {list(values.shape)}: get the file again")
+    return values.astype(np.int64)
+
+
+def _stated(group: h5py.Group, name: str) -> int | None:
+    """Return a number that a group's attribute states, None where it states none: attributes drift between files."""
+    try:
+        return int(group.attrs[name])
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
 def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _strings(values: np.ndarray) -> np.ndarray:
+def _strings(group: h5py.Group, name: str, where: str) -> np.ndarray:
+    dataset = _array(group, name, where)
+    values = np.asarray(_read(dataset, f"{where}/{name}"))
+    require(values.dtype.kind in "OS" and values.ndim == 1, f"{where}/{name}: expected texts, received {values.dtype}: get the file again")
     # One conversion for all: one for each takes long in files of many atoms.
     joined = b"\n".join(values.tolist()).decode(errors="replace")
     return np.array([text.strip() for text in joined.split("\n")], str)

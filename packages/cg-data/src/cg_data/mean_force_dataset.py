@@ -24,7 +24,7 @@ from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from cg_data.all_atom import AllAtomModel, build_model, hold, import_openmm, model_forces
-from cg_data.atomic import atomic_file
+from cg_data.atomic import atomic_file, room_at
 from cg_data.atoms import AtomSource, AtomTable, chain_links, unwrap
 from cg_data.command_line import progress_bar
 from cg_data.config import MeanForceConfig, PrepareConfig, SamplingConfig
@@ -87,31 +87,32 @@ def make_mean_forces(config: MeanForceConfig, output: Path | str) -> Dataset:
     import_openmm()
     datasets, others = _sort_inputs(config)
     created = not output.exists()
-    _claim(output, config)
-    try:
-        source = datasets[0] if datasets else prepare(_prepare_options(config, others), output / "source")
-        options = PrepareConfig.load(source.path / "config.yaml")
-        mapping_name = options.mapping.beads
-        options = options.model_copy(update={"mapping": mapping_of(source.path, options)})
-        files = find_inputs(options.model_copy(update={"inputs": tuple(others)}) if others else options)
-        refused: dict[str, str] = {}
-        for domain in source.domains:
-            try:
-                _label_domain(source, domain, files, options, config, output)
-            except UserError as error:
-                refused[domain] = " ".join(str(error).split())
-                logger.error("%s", error)
-        if not any((output / "domains").glob("[!.]*/domain.json")):
-            raise _nothing_made(source, refused, config)
-    except UserError:
-        if created and not any(output.glob("labels/**/*.npz")):
-            shutil.rmtree(output)
-        raise
-    recorded = {key: value for key, value in config.to_dict().items() if key not in NOT_OPTIONS}
-    write_index(output, species_names_of(options.mapping), mapping_name, recorded, refused)
-    if not refused:
-        for part in ("source", "labels"):
-            shutil.rmtree(output / part, ignore_errors=True)
+    with room_at(output, "the same command continues"):
+        _claim(output, config)
+        try:
+            source = datasets[0] if datasets else prepare(_prepare_options(config, others), output / "source")
+            options = PrepareConfig.load(source.path / "config.yaml")
+            mapping_name = options.mapping.beads
+            options = options.model_copy(update={"mapping": mapping_of(source.path, options)})
+            files = find_inputs(options.model_copy(update={"inputs": tuple(others)}) if others else options)
+            refused: dict[str, str] = {}
+            for domain in source.domains:
+                try:
+                    _label_domain(source, domain, files, options, config, output)
+                except UserError as error:
+                    refused[domain] = " ".join(str(error).split())
+                    logger.error("%s", error)
+            if not any((output / "domains").glob("[!.]*/domain.json")):
+                raise _nothing_made(source, refused, config)
+        except UserError:
+            if created and not any(output.glob("labels/**/*.npz")):
+                shutil.rmtree(output)
+            raise
+        recorded = {key: value for key, value in config.to_dict().items() if key not in NOT_OPTIONS}
+        write_index(output, species_names_of(options.mapping), mapping_name, recorded, refused)
+        if not refused:
+            for part in ("source", "labels"):
+                shutil.rmtree(output / part, ignore_errors=True)
     return open_dataset(output)
 
 

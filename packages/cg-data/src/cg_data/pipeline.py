@@ -15,7 +15,7 @@ from typing import Any
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from cg_data.atomic import atomic_file, hold
+from cg_data.atomic import atomic_file, hold, room_at
 from cg_data.atoms import AtomSource
 from cg_data.coarse_grain import coarse_grain
 from cg_data.command_line import progress_bar
@@ -49,22 +49,23 @@ def prepare(config: PrepareConfig, output: Path | str) -> Dataset:
     """
     output = Path(output)
     files = find_inputs(config)
-    created = not output.exists()
-    _claim(output, config)
-    start, count = config.share
-    require(0 <= start < count, f"share {start},{count}: expected index,count with 0 <= index < count")
-    errors = _prepare_files(files[start::count], config, output)
-    if count == 1 and not any((output / "domains").glob("[!.]*/domain.json")):
-        if created:
-            shutil.rmtree(output)
-        raise _nothing_prepared(errors)
-    for error in errors:
-        logger.error("%s", error)
-    dataset = merge(output)
-    names = () if config.split.superfamilies else config.split.held_out_domains
-    for name in sorted(set(names) - set(dataset.domains)) if count == 1 else ():
-        logger.warning("split.held_out_domains: %s is not in the data set: nothing is held out by that name", name)
-    return dataset
+    with room_at(output, "the same command continues"):
+        created = not output.exists()
+        _claim(output, config)
+        start, count = config.share
+        require(0 <= start < count, f"share {start},{count}: expected index,count with 0 <= index < count")
+        errors = _prepare_files(files[start::count], config, output)
+        if count == 1 and not any((output / "domains").glob("[!.]*/domain.json")):
+            if created:
+                shutil.rmtree(output)
+            raise _nothing_prepared(errors)
+        for error in errors:
+            logger.error("%s", error)
+        dataset = merge(output)
+        names = () if config.split.superfamilies else config.split.held_out_domains
+        for name in sorted(set(names) - set(dataset.domains)) if count == 1 else ():
+            logger.warning("split.held_out_domains: %s is not in the data set: nothing is held out by that name", name)
+        return dataset
 
 
 def _nothing_prepared(errors: list[str]) -> UserError:
@@ -81,7 +82,7 @@ def merge(output: Path | str) -> Dataset:
     require((output / "config.yaml").is_file(), f"{output}: no config.yaml; expected the output folder of cg-data prepare")
     config = PrepareConfig.load(output / "config.yaml")
     # Held while the folders are read and the index is written: of several writers, the last one sees all domains.
-    with hold(output, "index"):
+    with room_at(output), hold(output, "index"):
         leaks = superfamily_leaks([read_record(file) for file in sorted((output / "domains").glob("[!.]*/domain.json"))])
         require(not leaks, f"{output}: {'; '.join(leaks)}: prepare again, with the table of superfamilies as it is now")
         refused = {file.stem: file.read_text().strip() for file in sorted((output / "refused").glob("*.txt"))}

@@ -66,6 +66,16 @@ class DomainRecord(Record):
     fingerprint: str = ""
     checksums: dict[str, str] = {}
 
+    @property
+    def n_residues(self) -> int:
+        """Number of residues that have beads; those of several chains, and those with insertion codes, may share a number."""
+        count, number, names = 0, None, set[str]()
+        for bead, of_residue in zip(self.bead_names, self.residue_numbers, strict=True):
+            if of_residue != number or bead in names:
+                count, number, names = count + 1, of_residue, set()
+            names.add(bead)
+        return count
+
     def split_frames(self, name: str) -> np.ndarray:
         """Return the sorted frame indices [n] int64 of a split."""
         ranges = [

@@ -59,7 +59,7 @@ def describe(dataset: Dataset, measured: Measurements) -> str:
     """Return the report as text."""
     info = dataset.info
     records = [dataset.domain(domain) for domain in dataset.domains]
-    n_residues = [len(set(r.residue_numbers)) for r in records]
+    n_residues = [r.n_residues for r in records]
     lines = [
         f"{dataset.path}: {counted(len(records), 'domain')}, {counted(sum(r.n_frames for r in records), 'frame')}, beads '{info.mapping}', "
         f"{len(info.species_names)} species, {'with' if info.has_forces else 'without'} forces",
@@ -162,7 +162,7 @@ def _frames_of(records: list[DomainRecord], split: str, kelvin: float) -> int:
 
 def _plot_residues(axis: Any, records: list[DomainRecord]) -> None:
     """Draw the sizes of domains: one by one where they are few."""
-    sizes = [len(set(r.residue_numbers)) for r in records]
+    sizes = [r.n_residues for r in records]
     if len(records) <= MAX_NAMED:
         axis.bar([r.domain for r in records], sizes, color=COLORS[0])
         axis.tick_params(axis="x", rotation=60)

@@ -199,11 +199,18 @@ def write_domain(path: Path, domain: str, data: DomainData, split: SplitConfig) 
         checksums = {}
         for name, array in arrays.items():
             if array is not None:
-                np.save(aside / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
+                _save_array(aside / f"{name}.npy", np.ascontiguousarray(array))
                 checksums[f"{name}.npy"] = sha256(aside / f"{name}.npy")
         record = _make_record(domain, data, split, checksums)
         (aside / "domain.json").write_text(_to_json(record))
     return record
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    """Write what `np.save` does. That closes its file without a look at what the system says: on a full disk the end may be missing."""
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.reshape(-1).view(np.uint8).data)
 
 
 def write_index(
