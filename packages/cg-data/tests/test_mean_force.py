@@ -297,6 +297,14 @@ def test_a_dataset_of_another_file_is_refused(ordinary, tmp_path):
         make_mean_forces(options(ordinary.path, Path(__file__).parent / "data" / "README.md"), tmp_path / "out")
 
 
+def test_the_folder_of_another_command_is_named_as_that(ordinary, labelled, chignolin_file):
+    """The message used to be of an unknown key in a file that the user had not written."""
+    with pytest.raises(UserError, match=r"dataset: already exists and was not made by cg-data mean-force: choose another"):
+        make_mean_forces(options(ordinary.path), ordinary.path)
+    with pytest.raises(UserError, match=r"dataset: already exists and was not made by cg-data prepare: choose another"):
+        prepare(PrepareConfig.load(None, [f"inputs=[{chignolin_file}]"]), labelled.path)
+
+
 def test_without_openmm_the_extra_is_named(ordinary, tmp_path, monkeypatch):
     def missing(name):
         raise ImportError(name)

@@ -35,7 +35,7 @@ from cg_data.force_map import Reduction, local_supports, reduce_atoms
 from cg_data.mapping import map_beads, species_names_of
 from cg_data.mdcath import open_mdcath
 from cg_data.mean_force import N_FOLDS, MeanForce, sample_mean_force
-from cg_data.pipeline import find_inputs, mapping_of, prepare
+from cg_data.pipeline import find_inputs, load_saved, mapping_of, prepare
 from cg_data.records import DomainRecord, ForceMapRecord
 from cg_data.split import SPLITS, Segments
 from cg_data.store import Dataset, DomainData, open_dataset, read_record, write_domain, write_index
@@ -151,7 +151,7 @@ def _claim(output: Path, config: MeanForceConfig) -> None:
         require(empty, f"{output}: already exists and was not made by cg-data mean-force: choose another or remove it")
         config.save(saved)
         return
-    before, now = MeanForceConfig.load(saved).to_dict(), config.to_dict()
+    before, now = load_saved(MeanForceConfig, output, "mean-force").to_dict(), config.to_dict()
     changed = [key for key in now if key not in NOT_OPTIONS and before[key] != now[key]]
     require(not changed, f"{output}: was begun with other options ({', '.join(changed)}): choose another folder, or the same options")
 

@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -20,6 +20,7 @@ from cg_data.atoms import AtomSource
 from cg_data.coarse_grain import coarse_grain
 from cg_data.command_line import progress_bar
 from cg_data.config import MappingConfig, PrepareConfig
+from cg_data.configuration import Configuration
 from cg_data.errors import UserError, require
 from cg_data.mapping import bead_residues, species_names_of
 from cg_data.mdcath import MdcathFile, open_mdcath
@@ -31,6 +32,8 @@ from cg_data.verify import superfamily_leaks
 from cg_data.workers import spread
 
 logger = logging.getLogger("cg_data")
+
+Options = TypeVar("Options", bound=Configuration)
 
 MDCATH_NAME = re.compile(r"mdcath_(?:noh_)?dataset_(.+)\.h5")
 NOT_OPTIONS = {"inputs", "workers", "share", "memory_megabytes"}
@@ -151,7 +154,7 @@ def _claim(output: Path, config: PrepareConfig) -> None:
     """Make the folder, or make sure that it was prepared with the same options."""
     saved = output / "config.yaml"
     if saved.is_file():
-        difference = _first_difference(options_of(PrepareConfig.load(saved)), options_of(config))
+        difference = _first_difference(options_of(load_saved(PrepareConfig, output, "prepare")), options_of(config))
         if difference:
             raise UserError(f"{output}: was prepared with other options ({difference}): choose another folder, or the same options")
         for key, file in _mapping_files(config).items():
@@ -171,6 +174,14 @@ def _claim(output: Path, config: PrepareConfig) -> None:
             shutil.copyfile(file, aside)
     # Where a share of an array is prepared, its number is not an option of the data set.
     config.model_copy(update={"share": (0, 1)}).save(saved)
+
+
+def load_saved(kind: type[Options], output: Path, command: str) -> Options:
+    """Return the options saved in the output folder of a command; `UserError` where the folder is another command's."""
+    try:
+        return kind.load(output / "config.yaml")
+    except UserError:
+        raise UserError(f"{output}: already exists and was not made by cg-data {command}: choose another or remove it") from None
 
 
 def _mapping_files(config: PrepareConfig) -> dict[str, Path]:
