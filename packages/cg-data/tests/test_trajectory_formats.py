@@ -302,3 +302,12 @@ def test_a_selection_is_read_and_leaves_no_residue_of_the_chain_out_by_itself(de
     assert run(path, tmp_path / "all").domain("chignolin").n_beads == 10
     path = described(trajectories=one("run.trr"), selection="protein")
     assert run(path, tmp_path / "nine").domain("chignolin").n_beads == 9
+
+
+def test_two_trajectories_of_one_temperature_and_replica_are_refused(described, tmp_path):
+    """Without a number they were taken for one replica: none was held out whole, and mean forces took the atoms of the last."""
+    trajectories = [{"positions": f"run{r}.npz", "temperature_kelvin": 348} for r in (0, 1)]
+    with pytest.raises(
+        UserError, match=r"run1.npz: expected one trajectory at 348 K, replica 0, received another, .*run0.npz: number them"
+    ):
+        run(described(trajectories=trajectories), tmp_path / "out")

@@ -61,6 +61,7 @@ def coarse_grain(source: AtomSource, config: PrepareConfig, advance: Callable[[i
     """
     trajectories = [t for t in source.trajectories if wanted(t.temperature_kelvin, t.replica, config.select)]
     require(bool(trajectories), f"{source.where}: no trajectory at the temperatures and replicas asked for: change select")
+    _require_numbered(trajectories)
     with_forces = config.force_map.kind != "none"
     for trajectory in trajectories:
         require(
@@ -85,6 +86,18 @@ def coarse_grain(source: AtomSource, config: PrepareConfig, advance: Callable[[i
         _second_pass(source, trajectories, frames, structure.reduction, maps, units)
     notes = [*source.notes, *(note for note in (statistics.disagreements(structure.rigid),) if note)]
     return _assemble(source, trajectories, structure, frames, list(maps.values()), [products[unit] for unit in maps], notes, config)
+
+
+def _require_numbered(trajectories: list[SourceTrajectory]) -> None:
+    """Raise `UserError` where two trajectories have one temperature and replica: splits and mean forces know them by these."""
+    named: dict[tuple[float, int], SourceTrajectory] = {}
+    for trajectory in trajectories:
+        other = named.setdefault((trajectory.temperature_kelvin, trajectory.replica), trajectory)
+        require(
+            other is trajectory,
+            f"{trajectory.where}: expected one trajectory at {trajectory.temperature_kelvin:g} K, replica {trajectory.replica}, received "
+            f"another, {other.where}: number them by replica, or take one out",
+        )
 
 
 def _map_units(trajectories: list[SourceTrajectory], config: PrepareConfig) -> list[int]:
