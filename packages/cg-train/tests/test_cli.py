@@ -62,6 +62,8 @@ def test_an_unknown_key_is_one_line_with_a_suggestion() -> None:
         (("stages=[]",), "stages"),
         (("stages=[{epochs: null}]",), "give epochs or steps"),
         (("frames_per_batch=2", "gradient_accumulation=3"), "gradient_accumulation"),
+        (("seed=-1",), "seed"),
+        (("seed=4294967296",), "seed"),
     ],
 )
 def test_a_contradiction_is_one_line(overrides: tuple[str, ...], message: str) -> None:
@@ -76,3 +78,17 @@ def test_a_missing_dataset_is_exit_code_two_without_a_traceback(tmp_path: Path, 
     assert process.returncode == 2
     assert [line for line in text.splitlines() if line.startswith("error:")] == text.splitlines()[-1:]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [("--processes", "2"), ("--process", "1")])
+def test_one_of_several_processes_does_not_run_alone(tmp_path: Path, options: tuple[str, str]) -> None:
+    TrainConfig(dataset=str(tmp_path / "none"), prior="p").save(tmp_path / "config.yaml")
+    with pytest.raises(UserError, match="--coordinator"):
+        invoke("run", str(tmp_path / "config.yaml"), "-o", str(tmp_path / "run"), *options)
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:port", ":29400", "no-such-host.invalid:29400"])
+def test_an_address_that_cannot_be_reached_is_one_line_at_once(tmp_path: Path, address: str) -> None:
+    TrainConfig(dataset=str(tmp_path / "none"), prior="p").save(tmp_path / "config.yaml")
+    with pytest.raises(UserError, match=r"coordinator: .*JAX_COORDINATOR_ADDRESS|coordinator: expected HOST:PORT"):
+        invoke("run", str(tmp_path / "config.yaml"), "--coordinator", address, "--processes", "2", "--process", "1")

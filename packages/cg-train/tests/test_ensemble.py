@@ -1,5 +1,6 @@
 """Claims about an ensemble and about what a new run takes from a checkpoint, on the pair network."""
 
+import dataclasses
 import json
 import subprocess
 from collections.abc import Callable
@@ -10,11 +11,17 @@ import numpy as np
 import pytest
 
 from cg_data.errors import UserError
+from cg_data.split import SplitConfig
+from cg_data.store import Dataset, write_dataset
 from cg_models.bundle import load_bundle
 from cg_train.config import TrainConfig
 from cg_train.ensemble import EnsembleResult, run_ensemble
+from cg_train.ensemble_stage import EnsembleStage
 from cg_train.metrics import read_metrics
-from cg_train.run import run
+from cg_train.preemption import StopRequest
+from cg_train.prepare import prepare
+from cg_train.run import look_at, run
+from cg_train.state import TrainState
 from cg_train.warm_start import parse_load
 
 Make = Callable[..., TrainConfig]
@@ -87,6 +94,56 @@ def test_a_new_run_takes_what_is_asked_for(only_prior: Make, tmp_path: Path) -> 
     between = first.checkpoints / "30"
     with pytest.raises(UserError, match="between stages"):
         run(changed, tmp_path / "no", resume=str(between), allow_changes=True, load="weights,optimizer")
+
+
+def test_a_new_ensemble_takes_what_is_asked_for(ensemble: EnsembleResult, tiny: Make, tmp_path: Path) -> None:
+    changed = tiny("model.backbone={kind: pair}", "stages=[{steps: 4, learning_rate: 1.0e-9}]", "ema_decay=null")
+    source = str(ensemble.output / "checkpoints" / "6")
+    for load in ("weights", "weights,optimizer,scheduler,scaler"):
+        again = run_ensemble(changed, tmp_path / load, n_members=2, resume=source, allow_changes=True, load=load)
+        assert again.about["validation_mse"][0] != again.about["validation_mse"][1]
+        first = read_metrics(ensemble.output / "metrics.jsonl")[0]["validation_prior_mse"]
+        assert max(again.about["validation_mse"]) < first
+
+
+def test_an_lbfgs_stage_that_members_cannot_share_is_refused_before_anything_is_trained(tiny: Make, tmp_path: Path) -> None:
+    stages = "stages=[{steps: 2}, {kind: lbfgs, train: backbone}]"
+    with pytest.raises(UserError, match="stages: in an ensemble L-BFGS trains what the members share"):
+        run_ensemble(tiny("model.backbone={kind: pair}", stages), tmp_path / "run", n_members=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_errors_on_training_frames_are_not_called_those_of_validation(tiny: Make, dataset: Dataset, tmp_path: Path) -> None:
+    domain = dataset.domains[0]
+    split = SplitConfig(held_out_trajectory_fraction=0.0, validation_fraction=0.0)
+    alone = write_dataset(tmp_path / "dataset", {domain: dataset.frames(domain)}, split=split)
+    assert not alone.split("validation")
+    config = tiny(f"dataset={alone.path}", "model.backbone={kind: pair}", "stages=[{steps: 2}]")
+    found = run_ensemble(config, tmp_path / "run", n_members=2)
+    assert "validation_mse" not in found.about
+    assert len(found.about["train_mse"]) == 2
+    metrics = json.loads((found.output / found.about["members"][0] / "metrics.json").read_text())
+    assert metrics["train_mse"] == found.about["train_mse"][0]
+    assert "validation_mse" not in metrics
+
+
+def test_a_run_does_not_take_an_ensembles_checkpoint_for_its_own(ensemble: EnsembleResult, tiny: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ensemble of 2 members.*cg-train ensemble"):
+        run(small(tiny), tmp_path / "alone", resume=str(ensemble.output))
+    assert not (tmp_path / "alone").exists()
+
+
+def test_the_frames_named_are_those_of_the_member_that_failed(ensemble: EnsembleResult, tiny: Make, tmp_path: Path) -> None:
+    config = small(tiny)
+    trainer, _, progress = prepare(look_at(config, tmp_path / "run", None, False, "auto")[0], StopRequest(), None, "auto", 2)
+    stage = EnsembleStage(trainer, config.stages[0], progress)
+    trainer.checkpoints.close()
+    assert trainer.journal is not None
+    trainer.journal.close()
+    state = TrainState(**{**dict.fromkeys(field.name for field in dataclasses.fields(TrainState)), "failed_step": np.array([3, 5])})
+    with pytest.raises(UserError, match="step 4: the loss of member 0") as caught:
+        stage.check_finite(state)
+    assert trainer.training.table.describe(trainer.order.batch(3, 6).tolist()) in str(caught.value)
 
 
 def test_an_unknown_part_is_one_clear_line() -> None:

@@ -66,6 +66,29 @@ def test_shards_without_frames_are_all_padding(dataset: Dataset) -> None:
     assert not batch.graph.bond_mask[0][per_shard == 0].any()
 
 
+def test_frames_are_dealt_as_if_every_shard_were_looked_at_for_each() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        loads, n_shards = random.choice([5.0, 7.0, 9.0, 300.0], random.integers(1, 60)).tolist(), int(random.integers(1, 20))
+        expected: list[list[int]] = [[] for _ in range(n_shards)]
+        for place in sorted(range(len(loads)), key=lambda i: (-loads[i], i)):
+            open_shards = [shard for shard in expected if len(shard) < -(-len(loads) // n_shards)]
+            min(open_shards, key=lambda shard: sum(loads[i] for i in shard)).append(place)
+        assert assign_shards(loads, n_shards) == expected
+
+
+def test_a_shard_without_frames_needs_no_more_room_than_its_batch(dataset: Dataset) -> None:
+    """Frame 0 is of the largest domain; a batch of one small frame has a shape that it does not fit."""
+    source = source_of(dataset)
+    smallest = int(np.flatnonzero(source.table.n_beads[source.table.domain] == 7)[0])
+    assert source.table.n_beads[source.table.domain[0]] == 12
+    budgets = plan_run_budgets(source, [[smallest]], 2, 0.0)
+    builder = BatchBuilder(
+        source, lambda s, _: Example(source.graph(s), source.forces(s)), Sharding(1, 2, range(2)), budgets, 0.0, np.dtype("f4")
+    )
+    assert int(builder.build([smallest], 0).graph.bead_mask.sum()) == 7
+
+
 def test_a_planned_budget_fits_every_batch_and_overflow_is_an_error(dataset: Dataset) -> None:
     source = source_of(dataset)
     builder = builder_of(source, 1, 2)

@@ -1,8 +1,11 @@
 """Whole runs, in this process: what is written, what is learned, what is refused."""
 
+import dataclasses
 import json
+import shlex
 import signal
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,11 @@ import pytest
 import yaml
 
 from cg_data.errors import UserError
-from cg_data.store import Dataset
+from cg_data.mapping import RESIDUE_SPECIES
+from cg_data.store import Dataset, write_dataset
 from cg_models.bundle import load_bundle
-from cg_train import gradient_stage
+from cg_priors.parameters import PriorParameters, Term, save_prior
+from cg_train import gradient_stage, preemption
 from cg_train.config import TrainConfig
 from cg_train.metrics import read_metrics
 from cg_train.preemption import EXIT_REQUEUE, Stopped, note_signals_from_here
@@ -268,3 +273,191 @@ def test_a_step_is_begun_only_when_all_but_the_last_two_are_done(only_prior: Mak
     run(only_prior(), tmp_path / "run")
     assert len(begun) == 30
     assert max(under_way) == 2
+
+
+def test_where_energies_are_learned_the_stated_validation_error_is_still_that_of_forces(
+    dataset: Dataset, only_prior: Make, tmp_path: Path
+) -> None:
+    domains = {}
+    for name in dataset.domains:
+        frames = dataset.frames(name)
+        domains[name] = dataclasses.replace(frames, energy=np.linspace(0.0, 9.0, frames.n_frames))
+    written = write_dataset(tmp_path / "dataset", domains)
+    config = only_prior(f"dataset={written.path}", "loss.energy_weight=100.0")
+    result = run(config, tmp_path / "run")
+    (record,) = [line for line in read_metrics(result.metrics_file) if line["step"] == result.metrics["best_step"]]
+    assert record["validation_loss"] > 1.5 * record["validation_mse"]
+    assert result.metrics["validation_mse"] == record["validation_mse"]
+
+
+def test_after_lbfgs_the_bundle_and_its_validation_error_belong_together(only_prior: Make, dataset: Dataset, tmp_path: Path) -> None:
+    gentle = "{train: prior, steps: 6, learning_rate: 1.0e-9}"
+    result = run(only_prior(f"stages=[{gentle}, {{kind: lbfgs, n_frames: 60, max_steps: 40}}]"), tmp_path / "run")
+    bundle = load_bundle(result.bundle)
+    squares = components = 0.0
+    for domain, indices in dataset.split("validation").items():
+        frames = dataset.frames(domain)
+        for index in indices:
+            graph = bundle.graph(np.asarray(frames.positions[index]), frames.species, frames.residue_index, frames.chain_index)
+            error = np.asarray(bundle.energy_and_forces(graph)[1]) - frames.forces[index]
+            squares += float((error**2).sum())
+            components += error.size
+    assert result.metrics["validation_mse"] == pytest.approx(squares / components, rel=1e-4)
+    assert result.metrics["validation_mse"] < 0.5 * result.metrics["validation_prior_mse"]
+    assert result.metrics["best_step"] == result.metrics["step"] > 6
+
+
+def test_lbfgs_that_makes_things_worse_is_not_the_best(only_prior: Make, tmp_path: Path) -> None:
+    first = "{train: prior, steps: 40, learning_rate: 0.2}"
+    # One step on a single frame: far from the minimum of all.
+    result = run(only_prior(f"stages=[{first}, {{kind: lbfgs, n_frames: 1, min_steps: 0, max_steps: 1}}]"), tmp_path / "run")
+    validated = {line["step"]: line["validation_mse"] for line in read_metrics(result.metrics_file) if "validation_mse" in line}
+    assert result.metrics["validation_mse"] == min(validated.values()) == validated[result.metrics["best_step"]]
+
+
+def test_lbfgs_stops_at_numbers_that_are_not_finite(only_prior: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cg_train.lbfgs_stage.loss_value", lambda sums, loss: sum(sums.values()) * np.nan)
+    with pytest.raises(UserError, match=r"L-BFGS.*not finite.*its frames: .*7aaaA00: "):
+        run(only_prior("stages=[{kind: lbfgs, n_frames: 6}]"), tmp_path / "run")
+
+
+def test_a_stop_after_numbers_that_are_not_finite_keeps_the_last_good_state_too(
+    only_prior: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explosive = "optimizer: {kind: sgd}, learning_rate: 1.0e+20, gradient_clip_norm: null, schedule: {kind: constant}"
+    config = only_prior(
+        f"stages=[{{train: prior, steps: 90, {explosive}}}]",
+        "log_every_steps=80",
+        "validation.every_steps=80",
+        "checkpoints.every_steps=80",
+    )
+    put = gradient_stage.GradientStage.put
+
+    def ask(stage: gradient_stage.GradientStage, batch: Any) -> Any:
+        if stage.progress.step == 60:
+            stage.trainer.stop.signal_number = signal.SIGTERM
+        return put(stage, batch)
+
+    monkeypatch.setattr(gradient_stage.GradientStage, "put", ask)
+    with pytest.raises(UserError, match=r"step \d+: the loss .* not finite"):
+        run(config, tmp_path / "run")
+    (kept,) = [int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert kept < 60
+
+
+def test_frames_per_second_are_of_the_steps_since_the_run_went_on(
+    only_prior: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10_000))
+    config = only_prior("log_every_steps=15", "checkpoints.every_steps=10", "checkpoints.keep=9", "validation.every_steps=30")
+    first = run(config, tmp_path / "first")
+    monkeypatch.setattr(gradient_stage, "time", types.SimpleNamespace(monotonic=lambda: float(next(clock))))
+    again = run(config, tmp_path / "again", resume=str(first.checkpoints / "10"))
+    (record,) = [line for line in read_metrics(again.metrics_file) if line["step"] == 15]
+    # One second of this clock and five steps of six frames, whatever the ten steps before took.
+    assert record["frames_per_second"] == pytest.approx(30.0)
+
+
+def test_an_unknown_temperature_beside_a_known_one_is_one_clear_line(only_prior: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data.temperatures_kelvin: .*no frames at 999 K; it has 300, 350 K"):
+        run(only_prior("data.temperatures_kelvin=[300.0, 999.0]"), tmp_path / "run")
+
+
+def test_a_weight_of_a_domain_that_is_not_trained_on_leaves_nothing(only_prior: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no training frame of domain"):
+        run(only_prior("data.domain_weights={1xyzA00: 2.0}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_load_without_resume_is_one_clear_line(only_prior: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--load weights: .*--resume"):
+        run(only_prior(), tmp_path / "run", load="weights")
+    with pytest.raises(UserError, match="--load wheels: expected"):
+        run(only_prior(), tmp_path / "run", resume="auto", load="wheels")
+
+
+def test_changed_splines_of_a_prior_are_a_changed_prior(only_prior: Make, tmp_path: Path) -> None:
+    def write(height: float) -> None:
+        coefficients = height * np.linspace(-3.0, 3.0, 12)[None, :] ** 2
+        term = Term(form="spline", weight=1.0, settings={"low": 2.0, "high": 6.0, "periodic": False})
+        save_prior(
+            tmp_path / "prior.yaml", PriorParameters(RESIDUE_SPECIES, 300.0, {"bond": term}, {"bond": {"coefficients": coefficients}})
+        )
+
+    write(1.0)
+    config = only_prior(f"prior={tmp_path / 'prior.yaml'}", "stages=[{train: prior, steps: 3}]")
+    run(config, tmp_path / "run")
+    write(2.0)
+    with pytest.raises(UserError, match="contents of prior splines: changed"):
+        run(config, tmp_path / "run", resume="auto")
+
+
+def test_a_finished_run_given_more_steps_is_not_taken_for_trained(only_prior: Make, tmp_path: Path) -> None:
+    run(only_prior("stages=[{train: prior, steps: 6}]"), tmp_path / "first")
+    more = only_prior("stages=[{train: prior, steps: 12}]")
+    with pytest.raises(UserError, match=r"finished.*add a stage"):
+        run(more, tmp_path / "more", resume=str(tmp_path / "first"), allow_changes=True, load="all")
+    another = only_prior("stages=[{train: prior, steps: 6}, {train: prior, steps: 3}]")
+    assert run(another, tmp_path / "another", resume=str(tmp_path / "first"), allow_changes=True, load="all").metrics["step"] == 9
+
+
+def test_a_checkpoint_of_arrays_of_other_shapes_is_one_clear_line(tiny: Make, tmp_path: Path) -> None:
+    pair = ("model.backbone={kind: pair}", "stages=[{steps: 3}]")
+    run(tiny(*pair), tmp_path / "first")
+    wider = tiny("model.backbone={kind: pair, mlp_n_hidden: 24}", "stages=[{steps: 3}, {steps: 3}]")
+    with pytest.raises(UserError, match="does not fit this configuration"):
+        run(wider, tmp_path / "second", resume=str(tmp_path / "first"), allow_changes=True, load="all")
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_new_run_stopped_before_its_first_step_keeps_what_it_loaded(
+    only_prior: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(only_prior("checkpoints.keep=9"), tmp_path / "first")
+    changed = only_prior("seed=5")
+    load = {"resume": str(first.checkpoints / "20"), "allow_changes": True, "load": "weights,optimizer,scheduler"}
+    whole = run(changed, tmp_path / "whole", **load)
+    monkeypatch.setattr(preemption.early, "signal_number", signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(Stopped, match="stopped after step 0"):
+            run(changed, tmp_path / "stopped", **load)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    again = run(changed, tmp_path / "stopped", resume="auto")
+    assert (again.bundle / "params.safetensors").read_bytes() == (whole.bundle / "params.safetensors").read_bytes()
+
+
+def test_a_new_run_killed_before_its_first_checkpoint_does_not_begin_from_nothing(
+    only_prior: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(only_prior(), tmp_path / "first")
+    changed = only_prior("seed=5")
+    load = {"resume": str(first.output), "allow_changes": True}
+    whole = run(changed, tmp_path / "whole", **load)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gradient_stage.GradientStage, "_after_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(changed, tmp_path / "killed", **load)
+    again = run(changed, tmp_path / "killed", resume="auto")
+    assert (again.bundle / "params.safetensors").read_bytes() == (whole.bundle / "params.safetensors").read_bytes()
+
+
+def test_the_command_that_goes_on_can_be_pasted(only_prior: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "my run"
+    monkeypatch.setattr(preemption.early, "signal_number", signal.SIGTERM)
+    with pytest.raises(Stopped) as caught:
+        run(only_prior(), output)
+    assert shlex.split(str(caught.value).partition("go on with: ")[2]) == [
+        "cg-train",
+        "run",
+        str(output / "config.yaml"),
+        "-o",
+        str(output),
+        "--resume",
+        "auto",
+    ]

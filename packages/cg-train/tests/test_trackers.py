@@ -19,6 +19,20 @@ def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
     assert b"loss" in file.read_bytes()
 
 
+def test_tensorboard_shows_no_line_twice_where_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    class SummaryWriter:
+        def __init__(self, folder: str, **options: Any):
+            asked.update(options)
+
+    fake = types.ModuleType("tensorboardX")
+    fake.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorboardX", fake)
+    Trackers(TrackersConfig(tensorboard=True), tmp_path, {}, step=40)
+    assert asked["purge_step"] == 41
+
+
 def test_wandb_is_offline_unless_asked_and_its_failures_are_warnings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

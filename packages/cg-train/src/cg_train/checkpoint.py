@@ -134,7 +134,12 @@ def read_state(path: Path, like: Any) -> Any:
     template = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
     try:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-            return reader.restore(path / "state", args=ocp.args.StandardRestore(template))
+            found = reader.restore(path / "state", args=ocp.args.StandardRestore(template))
+        # orbax restores whatever shapes it finds.
+        shapes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (template, found)]
+        if shapes[0] != shapes[1]:
+            raise TypeError("arrays of other shapes")
+        return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         words = " ".join(str(error).split())[:160]
         reason = "arrays are missing or others" if isinstance(error, KeyError | TypeError) or "structure" in words else words

@@ -305,7 +305,7 @@ class TrainConfig(Configuration):
     mixed_precision: MixedPrecisionConfig = MixedPrecisionConfig()
     ema_decay: Decay | None = 0.99
     """Exponential moving average of the parameters, used for validation and the bundle; null: none."""
-    seed: int = 0
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)] = 0
     validation: ValidationConfig = ValidationConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
     log_every_steps: Positive = 20

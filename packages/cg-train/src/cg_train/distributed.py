@@ -69,8 +69,10 @@ def connect(processes: Processes) -> None:
     """Join the other processes; must come before JAX is used.
 
     From here on an exception that nobody catches ends this process at once with its traceback and place, and the others after
-    `HEARTBEAT_SECONDS`, instead of leaving them waiting. Raises `UserError` where the coordinator's port is taken.
+    `HEARTBEAT_SECONDS`, instead of leaving them waiting. Raises `UserError` where the coordinator's port is taken, and where its
+    address is none or its host not known here, for which JAX would wait minutes.
     """
+    _check_address(processes.coordinator)
     if processes.index == 0:
         _probe(processes.coordinator)
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("SLURM_GPUS_ON_NODE")
@@ -197,9 +199,20 @@ def _hosts() -> list[str]:
     return names
 
 
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    require(bool(host) and port.isdigit(), f"coordinator: expected HOST:PORT, received {address!r}")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"coordinator: {_host()} does not know the host {host!r} ({getattr(error, 'strerror', None) or error}): "
+            "set JAX_COORDINATOR_ADDRESS=HOST:PORT, or --coordinator, to an address that all nodes see"
+        ) from None
+
+
 def _probe(address: str) -> None:
     port = address.rpartition(":")[2]
-    require(port.isdigit(), f"coordinator: expected HOST:PORT, received {address!r}")
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -18,7 +18,7 @@ from cg_data.atomic import atomic_file
 from cg_data.errors import UserError, require
 from cg_models.forces import energy_and_forces
 from cg_train.checkpoint import full_disk_is_one_line
-from cg_train.config import TrainConfig
+from cg_train.config import StageConfig, TrainConfig
 from cg_train.distributed import describe, to_host
 from cg_train.ensemble_stage import member_of
 from cg_train.frames import GraphSource
@@ -62,6 +62,10 @@ def run_ensemble(
     """
     output = Path(output)
     require(n_members >= 2, f"--members {n_members}: expected at least 2; one model is trained by cg-train run")
+    require(
+        all(isinstance(stage, StageConfig) or stage.train == "prior" for stage in config.stages),
+        "stages: in an ensemble L-BFGS trains what the members share, the prior: set its train to prior",
+    )
     require(jax.process_count() == 1, "ensemble: expected one process, which uses all devices of its node")
     inputs, restored, load = look_at(config, output, resume, allow_changes, load)
     if restored is not None:
@@ -97,14 +101,17 @@ def members_mesh(mesh: Mesh, n_members: int) -> Mesh:
 
 
 def _finish(trainer: Trainer, inputs: Inputs, params: Any, keep: Keep) -> EnsembleResult:
-    """Evaluate the members on the validation frames (the training frames where there are none), write bundles and ensemble.json."""
-    source = trainer.validation or trainer.training
+    """Evaluate the members, write bundles and ensemble.json; the names of errors say on which frames.
+
+    These are the validation frames, or the training frames where there are none.
+    """
+    source, split = (trainer.training, "train") if trainer.validation is None else (trainer.validation, "validation")
     spread = force_spread(trainer, params, source)
     best = int(np.argmin(spread["mse"]))
     n_members = trainer.n_members or 0
     kept = list(range(n_members)) if keep == "all" else [best]
     for index in kept:
-        metrics = {"validation_mse": spread["mse"][index], "member": index, "seed": trainer.config.seed + index}
+        metrics = {f"{split}_mse": spread["mse"][index], "member": index, "seed": trainer.config.seed + index}
         write_bundle(inputs.output / "members" / str(index) / "bundle", trainer, member_of(params, index), metrics, inputs.dataset)
     about = {
         "format": "cg-ensemble",
@@ -112,9 +119,9 @@ def _finish(trainer: Trainer, inputs: Inputs, params: Any, keep: Keep) -> Ensemb
         "members": [f"members/{index}/bundle" for index in kept],
         "kept": keep,
         "seeds": [trainer.config.seed + index for index in range(n_members)],
-        "validation_mse": spread["mse"],
-        "validation_mse_of_mean": spread["mse_of_mean"],
-        "validation_force_variance": spread["variance"],
+        f"{split}_mse": spread["mse"],
+        f"{split}_mse_of_mean": spread["mse_of_mean"],
+        f"{split}_force_variance": spread["variance"],
         "best": best,
     }
     with atomic_file(inputs.output / "ensemble.json") as aside:

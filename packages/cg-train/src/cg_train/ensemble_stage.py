@@ -11,7 +11,7 @@ from cg_data.errors import UserError
 from cg_train.distributed import AXIS, to_host
 from cg_train.gradient_stage import GradientStage
 from cg_train.loader import Batch, Sharding
-from cg_train.loss import SUMS, loss_value, mean_squares
+from cg_train.loss import SUMS, validation_errors
 from cg_train.state import Progress, TrainState, trained
 from cg_train.step import evaluated_params, evaluation_function, step_function
 
@@ -61,17 +61,14 @@ class EnsembleStage(GradientStage):
         errors, is_best, scale = [], np.zeros(len(members), bool), np.array(to_host(state.learning_scale))
         for index, member in enumerate(members):
             sums = {name: sum(float(part[name][index]) for part in found) for name in SUMS}
-            error = {f"validation_{name}": value for name, value in mean_squares(sums, loss).items()}
-            criterion = error["validation_mse"]
-            if loss.energy_weight + loss.stress_weight > 0:
-                criterion = error["validation_loss"] = float(loss_value(sums, loss))
+            error, criterion = validation_errors(sums, loss)
             errors.append(error)
             member.step = self.progress.step
             is_best[index] = member.note_validation(criterion)
             if member.plateau_reached(criterion, self.stage.schedule):
                 scale[index] = self.reduced(scale[index])
         if is_best.any():
-            chosen = jax.tree.map(lambda new, old: np.where(_like(is_best, new), new, old), to_host(params), to_host(state.best))
+            chosen = jax.tree.map(lambda new, old: np.where(per_member(is_best, new), new, old), to_host(params), to_host(state.best))
             state = dataclasses.replace(state, best=self.place(chosen))
         state = dataclasses.replace(state, learning_scale=self.place(scale))
         means: dict[str, Any] = {name: float(np.mean([error[name] for error in errors])) for name in errors[0]}
@@ -85,7 +82,9 @@ class EnsembleStage(GradientStage):
         failed = to_host(state.failed_step)
         if (failed < 0).all():
             return
-        member, step = int(np.argmax(failed >= 0)), int(failed.max())
+        # The first to fail: who failed later is another step's concern.
+        step = int(failed[failed >= 0].min())
+        member = int(np.argmax(failed == step))
         samples = self.trainer.order.batch(step, self.trainer.config.frames_per_batch).tolist()
         raise UserError(
             f"step {step + 1}: the loss of member {member} or its gradient is not finite; its frames: "
@@ -109,5 +108,6 @@ def new_progress(progress: Progress, n_members: int) -> None:
     progress.members = [Progress(statistics=progress.statistics) for _ in range(n_members)]
 
 
-def _like(per_member: np.ndarray, array: np.ndarray) -> np.ndarray:
-    return per_member.reshape((-1,) + (1,) * (array.ndim - 1))
+def per_member(values: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """Return [n_members] values as an array that goes with a stacked one."""
+    return values.reshape((-1,) + (1,) * (array.ndim - 1))

@@ -56,6 +56,12 @@ def select_frames(dataset: Dataset, split: str, config: DataConfig) -> FrameTabl
         unknown = sorted(set(config.domains) - set(dataset.domains))
         require(not unknown, f"data.domains: {dataset.path} has no domain {', '.join(unknown)}; it has {', '.join(dataset.domains[:8])}")
         chosen = {domain: frames for domain, frames in chosen.items() if domain in config.domains}
+    missing = [t for t in config.temperatures_kelvin or () if not np.isclose(t, dataset.info.temperatures_kelvin, atol=0.5).any()]
+    known = ", ".join(f"{t:g}" for t in dataset.info.temperatures_kelvin)
+    require(
+        not missing,
+        f"data.temperatures_kelvin: {dataset.path} has no frames at {', '.join(f'{t:g}' for t in missing)} K; it has {known} K",
+    )
     names, domain, frame, temperature = tuple(sorted(chosen)), [], [], []
     for index, name in enumerate(names):
         of_domain = np.asarray(dataset.frames(name).temperature)[chosen[name]]

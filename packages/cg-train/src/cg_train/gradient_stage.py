@@ -19,7 +19,7 @@ from cg_train.distributed import put_batch, put_replicated, sharding_of, to_host
 from cg_train.frames import GraphSource
 from cg_train.loader import PLANNED_STEPS, Batch, BatchBuilder, Example, Sharding, grown_budget, plan_run_budgets, training_batches
 from cg_train.log import Display, display
-from cg_train.loss import SUMS, loss_parts, loss_value, mean_squares
+from cg_train.loss import SUMS, loss_parts, loss_value, mean_squares, validation_errors
 from cg_train.optimizer import make_optimizer, make_schedule
 from cg_train.order import random_generator
 from cg_train.state import Progress, TrainState, trained
@@ -59,7 +59,7 @@ class GradientStage:
         self.evaluate: SumsFn
         self.compile()
         self.validation_batches: list[Batch] = []
-        self.window_start = 0.0
+        self.window_start, self.window_first_step = 0.0, progress.step
 
     def compile(self) -> None:
         """Make what runs on the devices."""
@@ -104,11 +104,14 @@ class GradientStage:
 
     def _train(self, state: TrainState, batches: Iterator[Batch], shown: Display) -> tuple[TrainState, BudgetOverflow | None]:
         """Train until the stage ends, or until a batch does not fit, which is returned."""
-        self.window_start = time.monotonic()
+        self._start_clock()
         asked: deque[Array] = deque()
         while self.progress.step < self.last_step:
             another = len(asked) > STOP_LAG and bool(np.max(to_host(asked.popleft())) > 0)
-            self.trainer.stop_if_asked(state, self.progress, another)
+            if another or (jax.process_count() == 1 and self.trainer.stop):
+                # A state after numbers that are not finite is not one to go on from.
+                self.check_finite(state)
+                self.trainer.stop_now(state, self.progress)
             try:
                 batch = next(batches)
             except BudgetOverflow as overflow:
@@ -142,11 +145,14 @@ class GradientStage:
             if self.trainer.journal is not None:
                 self.trainer.journal.write(record)
             shown.show(record, step - self.progress.stage_first_step)
-            self.window_start = time.monotonic()
+            self._start_clock()
         # The end of a stage is saved by `run_stages`, which also moves the stage on.
         if save and step < self.last_step:
             self.trainer.save(state, self.progress)
         return state
+
+    def _start_clock(self) -> None:
+        self.window_start, self.window_first_step = time.monotonic(), self.progress.step
 
     def _window_record(self, state: TrainState) -> tuple[dict[str, Any], TrainState]:
         """Return the line of metrics for the steps since the last one, and the state with an empty window."""
@@ -155,6 +161,7 @@ class GradientStage:
         seconds = time.monotonic() - self.window_start
         progress, config = self.progress, self.trainer.config
         n_steps = max(window["steps"], 1.0)
+        n_timed = progress.step - self.window_first_step
         stage_step = progress.step - progress.stage_first_step
         rate = float(self.schedule(stage_step - 1 + progress.schedule_offset)) * float(to_host(state.learning_scale).mean())
         loss = config.loss
@@ -166,7 +173,8 @@ class GradientStage:
             **{f"train_{name}": value for name, value in mean_squares(window, loss).items()},
             "gradient_norm": window["gradient_norm"] / n_steps,
             "learning_rate": rate,
-            "frames_per_second": n_steps * config.frames_per_batch / max(seconds, 1e-9),
+            # Of the steps since the clock was started: the window has those before a resume as well.
+            "frames_per_second": n_timed * config.frames_per_batch * (self.trainer.n_members or 1) / max(seconds, 1e-9),
             "devices": self.trainer.mesh.devices.size,
         }
         parts = loss_parts(window, loss)
@@ -177,18 +185,11 @@ class GradientStage:
         return record, dataclasses.replace(state, window=self.place(jax.tree.map(np.zeros_like, to_host(state.window))))
 
     def validate(self, state: TrainState) -> tuple[dict[str, float], TrainState, bool]:
-        """Return the validation's errors, the state (with a new best where it is one), and whether it is one.
-
-        The best is that of the least mean square force error, or of the least loss where energies or stress are learned.
-        """
+        """Return the validation's errors, the state (with a new best where it is one), and whether it is one."""
         params = evaluated_params(state, self.stage)
         found = [to_host(self.evaluate(params, self.put(batch))) for batch in self.validation_batches]
         sums = {name: sum(float(part[name]) for part in found) for name in SUMS}
-        loss = self.trainer.config.loss
-        errors = {f"validation_{name}": value for name, value in mean_squares(sums, loss).items()}
-        mse = errors["validation_mse"]
-        if loss.energy_weight + loss.stress_weight > 0:
-            mse = errors["validation_loss"] = float(loss_value(sums, loss))
+        errors, mse = validation_errors(sums, self.trainer.config.loss)
         is_best = self.progress.note_validation(mse)
         if is_best:
             # A copy: the average's own buffers are consumed by the next step.
@@ -247,7 +248,7 @@ class GradientStage:
         source = self.trainer.validation
         if source is None:
             return []
-        chunks = _chunks(len(source.table), self.trainer.config.frames_per_batch)
+        chunks = chunked(len(source.table), self.trainer.config.frames_per_batch)
         builder = self._builder(source, state, self._plan(source))
         batches = []
         for chunk in chunks:
@@ -289,7 +290,7 @@ class GradientStage:
             first = self.progress.stage_first_step
             batches = [self.trainer.order.batch(first + i, size).tolist() for i in range(min(self.n_steps, PLANNED_STEPS))]
             return plan_run_budgets(source, batches, n_shards, data.budget_margin, data.most_shapes)
-        return plan_run_budgets(source, _chunks(len(source.table), size), n_shards, data.budget_margin)
+        return plan_run_budgets(source, chunked(len(source.table), size), n_shards, data.budget_margin)
 
     def _replanned(self, budgets: Sequence[Budget], overflow: BudgetOverflow) -> tuple[Budget, ...]:
         """Return larger budgets, or raise the overflow where growing cannot help."""
@@ -307,5 +308,6 @@ def stage_steps(stage: c.StageConfig, n_frames: int, frames_per_batch: int) -> i
     return max(int(np.ceil((stage.epochs or 0) * n_frames / frames_per_batch)), 1)
 
 
-def _chunks(n: int, size: int) -> list[list[int]]:
+def chunked(n: int, size: int) -> list[list[int]]:
+    """Return the numbers below n in order, in lists of `size`."""
     return [list(range(start, min(start + size, n))) for start in range(0, n, size)]

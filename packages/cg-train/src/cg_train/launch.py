@@ -12,7 +12,6 @@ from cg_train.distributed import Processes, connect, end_all, slurm_processes
 from cg_train.ensemble import Keep, run_ensemble
 from cg_train.preemption import Stopped
 from cg_train.run import RunResult, run
-from cg_train.warm_start import parse_load
 
 
 def launch(
@@ -32,20 +31,24 @@ def launch(
     """
     quiet_failed_writes()
     settings = TrainConfig.load(config, overrides)
-    choice = parse_load(load)
+    require(
+        coordinator is not None or (processes, process) == (1, 0),
+        f"--processes {processes} --process {process}: expected --coordinator HOST:PORT beside them, without which each process would "
+        "train by itself in the same folder",
+    )
     others = slurm_processes()
     if coordinator is not None:
         require(process < processes, f"--process {process}: expected less than --processes {processes}")
         others = Processes(coordinator, processes, process)
     if others is None or others.count == 1:
         try:
-            report(run(settings, output, resume, allow_changes, choice))
+            report(run(settings, output, resume, allow_changes, load))
         except Stopped as stopped:
             leave(stopped)
         return
     connect(others)
     try:
-        result = run(settings, output, resume, allow_changes, choice)
+        result = run(settings, output, resume, allow_changes, load)
     except Stopped as stopped:
         leave(stopped, speak=others.index == 0)
     except UserError as error:
@@ -65,12 +68,13 @@ def launch_ensemble(
     settings = TrainConfig.load(config, overrides)
     require(keep in get_args(Keep), f"--keep {keep}: expected all or best")
     try:
-        result = run_ensemble(settings, output, members, cast(Keep, keep), resume, allow_changes, parse_load(load))
+        result = run_ensemble(settings, output, members, cast(Keep, keep), resume, allow_changes, load)
     except Stopped as stopped:
         leave(stopped)
-    for index, mse in enumerate(result.about["validation_mse"]):
-        sys.stdout.write(f"member {index} validation_mse {mse:g}{' (best)' if index == result.about['best'] else ''}\n")
-    for name in ("validation_mse_of_mean", "validation_force_variance"):
+    split = "validation" if "validation_mse" in result.about else "train"
+    for index, mse in enumerate(result.about[f"{split}_mse"]):
+        sys.stdout.write(f"member {index} {split}_mse {mse:g}{' (best)' if index == result.about['best'] else ''}\n")
+    for name in (f"{split}_mse_of_mean", f"{split}_force_variance"):
         sys.stdout.write(f"{name} {result.about[name]:g}\n")
     sys.stdout.write(f"ensemble {result.output / 'ensemble.json'}\n")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import heapq
 import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -97,11 +98,15 @@ def assign_shards(loads: Sequence[float], n_shards: int) -> list[list[int]]:
     """
     room = -(-len(loads) // n_shards)
     shards: list[list[int]] = [[] for _ in range(n_shards)]
-    totals = [0.0] * n_shards
+    # A heap: with hundreds of devices, to look at every shard for every frame takes longer than the step.
+    with_room = [(0.0, shard) for shard in range(n_shards)]
     for place in sorted(range(len(loads)), key=lambda i: (-loads[i], i)):
-        shard = min((s for s in range(n_shards) if len(shards[s]) < room), key=lambda s: (totals[s], s))
+        total, shard = with_room[0]
         shards[shard].append(place)
-        totals[shard] += loads[place]
+        if len(shards[shard]) < room:
+            heapq.heapreplace(with_room, (total + loads[place], shard))
+        else:
+            heapq.heappop(with_room)
     return shards
 
 
@@ -189,7 +194,7 @@ class BatchBuilder:
         parts = []
         for part in range(self._sharding.n_parts):
             first = part * self._sharding.n_devices
-            parts.append(_stack([self._pack(shards[first + device], step, budget) for device in self._sharding.local]))
+            parts.append(_stack([self._pack(shards[first + device], samples, step, budget) for device in self._sharding.local]))
         return _stack(parts)
 
     def _shape(self, shards: Sequence[Sequence[int]]) -> Budget:
@@ -199,9 +204,9 @@ class BatchBuilder:
         fitting = (budget for budget in self.budgets if all(map(operator.le, wanted, dataclasses.astuple(budget))))
         return next(fitting, self.budgets[-1])
 
-    def _pack(self, shard: Sequence[int], step: int, budget: Budget) -> Batch:
-        # A shard without frames packs one and hides it.
-        examples = [self._example(sample, step) for sample in shard or [0]]
+    def _pack(self, shard: Sequence[int], samples: Sequence[int], step: int, budget: Budget) -> Batch:
+        # A shard without frames packs one of the batch, which its shape has room for, and hides it.
+        examples = [self._example(sample, step) for sample in shard or samples[:1]]
         graph = pack([example.graph for example in examples], budget)
         graph = dataclasses.replace(graph, positions=np.asarray(graph.positions, self._dtype))
         forces = np.zeros((budget.n_beads, 3), self._dtype)

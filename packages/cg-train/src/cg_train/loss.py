@@ -93,6 +93,17 @@ def mean_squares(sums: Mapping[str, Any], config: LossConfig) -> dict[str, float
     return {names[term]: float(sums[f"{term}_squared"]) / max(float(sums[f"{term}_count"]), 1.0) for term in wanted}
 
 
+def validation_errors(sums: Mapping[str, Any], config: LossConfig) -> tuple[dict[str, float], float]:
+    """Return a validation's errors under the names of metrics, and what the best has least of.
+
+    That is the mean square force error, or the loss where energies or stress are learned.
+    """
+    errors = {f"validation_{name}": value for name, value in mean_squares(sums, config).items()}
+    if config.energy_weight + config.stress_weight > 0:
+        errors["validation_loss"] = float(loss_value(sums, config))
+    return errors, errors.get("validation_loss", errors["validation_mse"])
+
+
 def _weight_of(term: str, config: LossConfig) -> float:
     return {"force": config.forces_weight, "energy": config.energy_weight, "stress": config.stress_weight}[term]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +90,16 @@ def prepare(
             state = checkpoint.read_state(restored.path, with_optimizer(state, config, progress))
         else:
             state = warm_state(restored, state, config, load, progress)
+    order = SampleOrder(config.seed, len(training.table), sampling_weights(training.table, config.data))
     # Only now, when nothing more can be refused.
     output.mkdir(parents=True, exist_ok=True)
     journal = None
     if jax.process_index() == 0:
         config.save(output / "config.yaml")
         other = restored.path.parent.parent / "metrics.jsonl" if restored is not None and resumed else None
-        trackers = Trackers(config.trackers, output, config.to_dict())
-        journal = Journal(output / "metrics.jsonl", progress.step if resumed else -1, other, trackers)
+        stands_at = progress.step if resumed else -1
+        trackers = Trackers(config.trackers, output, config.to_dict(), stands_at)
+        journal = Journal(output / "metrics.jsonl", stands_at, other, trackers)
         if not resumed:
             journal.write({"step": 0, **references})
             logger.info("%s", ", ".join(f"{name.replace('_', ' ')} {value:.5g}" for name, value in references.items()))
@@ -108,7 +111,7 @@ def prepare(
         mesh=mesh,
         training=training,
         validation=validation,
-        order=SampleOrder(config.seed, len(training.table), sampling_weights(training.table, config.data)),
+        order=order,
         checkpoints=checkpoint.Checkpoints(output / "checkpoints", config.checkpoints.keep),
         journal=journal,
         stop=stop,
@@ -118,13 +121,16 @@ def prepare(
         dtype=dtype,
         n_members=n_members,
     )
+    if restored is not None and not resumed:
+        # Or a run that ends before its first checkpoint would begin without what it was given.
+        trainer.save(state, progress)
     return trainer, state if n_members is not None else put_replicated(state, mesh), progress
 
 
 def resume_hint(output: Path, n_members: int | None) -> str:
     """Return the command that goes on."""
-    verb, members = ("run", "") if n_members is None else ("ensemble", f" --members {n_members}")
-    return f"cg-train {verb} {output / 'config.yaml'} -o {output}{members} --resume auto"
+    verb, members = ("run", ()) if n_members is None else ("ensemble", ("--members", str(n_members)))
+    return shlex.join(["cg-train", verb, str(output / "config.yaml"), "-o", str(output), *members, "--resume", "auto"])
 
 
 def _statistics(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cg_data.atomic import sha256
-from cg_data.errors import UserError
+from cg_data.atomic import check_place, sha256
+from cg_data.configuration import read_yaml
+from cg_data.errors import UserError, require
 from cg_data.store import Dataset, open_dataset
 from cg_models.bundle import Bundle, save_bundle
 from cg_priors.parameters import PriorParameters, load_prior
@@ -23,6 +25,7 @@ from cg_train.prepare import Inputs, prepare
 from cg_train.stages import run_stages
 from cg_train.state import Progress, TrainState
 from cg_train.trainer import Trainer
+from cg_train.warm_start import parse_load
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,10 @@ OPERATIONAL = (
     "trackers",
 )
 """Options that change when things are written and how fast, not what is learned."""
+
+
+WRITTEN = ("config.yaml", "metrics.jsonl", "checkpoints", "bundle", "loss.png", "members", "ensemble.json")
+"""What a run or an ensemble writes into its folder."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,9 @@ def run(config: TrainConfig, output: Path | str, resume: str | None = None, allo
     """
     output = Path(output)
     inputs, restored, load = look_at(config, output, resume, allow_changes, load)
+    if restored is not None and restored.progress.members is not None:
+        n_members = len(restored.progress.members)
+        raise UserError(f"{restored.path}: holds an ensemble of {n_members} members: go on with cg-train ensemble --members {n_members}")
     # No process may write before all have looked at what is there.
     synchronise("inputs read")
     logger.info("%s", describe(inputs.mesh))
@@ -85,6 +95,8 @@ def look_at(
 ) -> tuple[Inputs, checkpoint.Restored | None, str]:
     """Return a run's inputs, the checkpoint that it goes on from, and what to load of it; nothing is written."""
     checkpoint.silence_orbax()
+    load = parse_load(load)
+    require(resume is not None or load == "auto", f"--load {load}: expected --resume beside it, which says from which run")
     source = _resume_source(output, resume)
     dataset = open_dataset(config.dataset)
     prior = _load_prior(config)
@@ -97,7 +109,9 @@ def look_at(
             raise UserError(
                 f"{output}: holds a run already; {load} alone begin a new one: choose another folder with -o, and --resume {source}"
             )
-    return Inputs(config, output, dataset, prior, make_mesh(config.platform, config.devices), checksums), restored, load
+    mesh = make_mesh(config.platform, config.devices)
+    check_place(output / "config.yaml" if output.exists() else output)
+    return Inputs(config, output, dataset, prior, mesh, checksums), restored, load
 
 
 def _finish(trainer: Trainer, state: TrainState, progress: Progress, inputs: Inputs) -> RunResult:
@@ -149,8 +163,12 @@ def final_metrics(metrics_file: Path, progress: Progress, use_best: bool) -> dic
         values = [record[name] for record in records if name in record]
         if values:
             metrics[name] = values[-1]
-    if use_best and progress.best_mse is not None:
-        metrics["validation_mse"] = progress.best_mse
+    if use_best:
+        # Not `best_mse`, which is the loss where energies or stress are learned; nor the last, which is of other parameters.
+        best = next((record for record in records if record["step"] == progress.best_step and "validation_mse" in record), None)
+        metrics.pop("validation_mse", None)
+        if best is not None:
+            metrics["validation_mse"] = best["validation_mse"]
     return metrics
 
 
@@ -178,29 +196,60 @@ def _fingerprints(dataset: Dataset, config: TrainConfig) -> dict[str, str]:
     inputs = {"dataset": sha256(dataset.path / "dataset.json")}
     if config.model.mode != "backbone" and config.prior is not None:
         inputs["prior"] = sha256(config.prior)
+        splines = read_yaml(config.prior).get("spline_file")
+        if splines is not None:
+            inputs["prior splines"] = sha256(Path(config.prior).parent / splines)
     return inputs
 
 
 def _resume_source(output: Path, resume: str | None) -> Path | None:
-    """Return the checkpoint to go on from; `UserError` where `output` holds a run and nothing was said about it."""
+    """Return the checkpoint to go on from; `UserError` where something in `output` that is not of the same run would be replaced."""
     source = checkpoint.resolve(resume, output)
-    if resume is None and (output / "config.yaml").exists():
-        raise UserError(f"{output}: holds a run already: go on with --resume auto, or choose another folder")
+    if source is not None and source.parent == (output / "checkpoints").absolute():
+        later = [entry.name for entry in source.parent.iterdir() if entry.name.isdigit() and int(entry.name) > int(source.name)]
+        if later:
+            raise UserError(f"{output}: has checkpoints after step {source.name}, which would stay: choose another folder with -o")
+        return source
+    there = [name for name in WRITTEN if (path := output / name).is_file() or (path.is_dir() and any(path.iterdir()))]
+    if "config.yaml" in there and len(there) > 1 and resume != "auto":
+        go_on = "go on with --resume auto, or " if resume is None else ""
+        raise UserError(f"{output}: holds a run already: {go_on}choose another folder with -o")
+    if resume == "auto" and "config.yaml" in there and _is_resolved(output / "config.yaml"):
+        # A run that ended before its first checkpoint was complete.
+        there = [name for name in there if name not in ("config.yaml", "metrics.jsonl", "checkpoints")]
+    if there:
+        raise UserError(f"{output / there[0]}: exists, is of no run to go on with, and would be replaced: choose another folder with -o")
     return source
+
+
+def _is_resolved(path: Path) -> bool:
+    """Return whether a configuration is one that a run has written, with which nothing of a person's is lost."""
+    with tempfile.TemporaryDirectory() as aside:
+        try:
+            TrainConfig.load(path).save(Path(aside) / path.name)
+        except UserError:
+            return False
+        return path.read_bytes() == (Path(aside) / path.name).read_bytes()
 
 
 def _what_to_load(restored: checkpoint.Restored, config: TrainConfig, inputs: Mapping[str, str], allow_changes: bool, load: str) -> str:
     """Return what to load, after saying what changed; `UserError` where changes are not allowed."""
     plain = json.loads(json.dumps(config.to_dict()))
     changes = checkpoint.differences(restored.config, plain)
-    changes += [f"contents of {name}: changed" for name in inputs if restored.inputs.get(name) != inputs[name]]
+    # A checkpoint may be from before a checksum was kept.
+    changes += [f"contents of {name}: changed" for name in inputs if restored.inputs.get(name, inputs[name]) != inputs[name]]
     if not changes:
         return "all" if load == "auto" else load
     shown = "; ".join(changes)
     if not allow_changes:
         raise UserError(f"{restored.path}: was made with another configuration: {shown}: change it back, or allow it with --allow-changes")
     logger.warning("changed since the checkpoint: %s", shown)
-    if load != "auto":
-        return load
-    matters = [change for change in changes if not change.split(":")[0].startswith(OPERATIONAL)]
-    return "weights" if matters else "all"
+    if load == "auto":
+        matters = [change for change in changes if not change.split(":")[0].startswith(OPERATIONAL)]
+        load = "weights" if matters else "all"
+    if load == "all" and restored.progress.stage >= len(config.stages) and any(change.startswith("stages") for change in changes):
+        raise UserError(
+            f"{restored.path}: its run is finished, so that no step of the changed stages would be left: add a stage, or go on with "
+            "--load weights,optimizer in a new folder"
+        )
+    return load

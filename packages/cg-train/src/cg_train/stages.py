@@ -7,10 +7,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cg_data.errors import require
 from cg_train import config as c
 from cg_train.distributed import put_replicated, to_host
-from cg_train.ensemble_stage import EnsembleStage, member_of, stacked
+from cg_train.ensemble_stage import EnsembleStage, member_of, per_member, stacked
 from cg_train.gradient_stage import GradientStage
 from cg_train.lbfgs_stage import run_lbfgs
 from cg_train.optimizer import make_optimizer, make_schedule
@@ -50,12 +49,13 @@ def _check_prior(trainer: Trainer, state: TrainState, where: str) -> None:
 
 def _lbfgs_once(trainer: Trainer, stage: c.LbfgsStage, state: TrainState, progress: Progress) -> TrainState:
     """Run L-BFGS on the prior, which all members share, and give all of them the result."""
-    require(stage.train == "prior", "stages: in an ensemble L-BFGS trains what the members share, the prior: set its train to prior")
     host = to_host(put_replicated(state, trainer.mesh))
     n_members = trainer.n_members or 1
     alone = Mesh(np.asarray(trainer.mesh.devices)[:1], trainer.mesh.axis_names)
     single = dataclasses.replace(trainer, mesh=alone, n_members=None)
-    done = to_host(run_lbfgs(single, stage, put_replicated(member_of(host, 0), alone), progress))
+    of_one = progress.model_copy(deep=True)
+    done = to_host(run_lbfgs(single, stage, put_replicated(member_of(host, 0), alone), of_one))
+    progress.step = of_one.step
     everywhere = stacked([done.params["prior"]] * n_members)
 
     def shared(params: Any) -> Any:
@@ -63,12 +63,15 @@ def _lbfgs_once(trainer: Trainer, stage: c.LbfgsStage, state: TrainState, progre
 
     step = np.full(n_members, progress.step, np.int32)
     average = None if host.average is None else shared(host.params)
-    return dataclasses.replace(host, params=shared(host.params), average=average, best=shared(host.params), step=step)
+    validated = np.array([member.best_mse is not None for member in progress.members or []])
+    # Of members that were validated before, the best stay what they were: this stage validates the first alone.
+    best = jax.tree.map(lambda old, new: np.where(per_member(validated, new), old, new), host.best, shared(host.params))
+    return dataclasses.replace(host, params=shared(host.params), average=average, best=best, step=step)
 
 
 def with_optimizer(state: TrainState, config: c.TrainConfig, progress: Progress) -> TrainState:
     """Return a state with the optimizer state that a checkpoint of this progress has."""
-    if progress.stage >= len(config.stages) or progress.step == progress.stage_first_step:
+    if progress.stage >= len(config.stages) or (progress.step == progress.stage_first_step and not progress.optimizer_loaded):
         return state
     stage = config.stages[progress.stage]
     if isinstance(stage, c.LbfgsStage):

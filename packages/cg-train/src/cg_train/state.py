@@ -46,8 +46,9 @@ class TrainState:
 class Progress(pydantic.BaseModel):
     """Where the run stands, on the host; written into each checkpoint.
 
-    schedule_offset: steps of another run that its schedule goes on from; members: of an ensemble, what its members' validations
-    were, while the ensemble's own numbers are their means.
+    schedule_offset: steps of another run that its schedule goes on from; optimizer_loaded: whether this stage's optimizer came from
+    another run, so that checkpoints have its state before the stage's first step too; members: of an ensemble, what its members'
+    validations were, while the ensemble's own numbers are their means.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -66,6 +67,7 @@ class Progress(pydantic.BaseModel):
     budget_shards: int = 0
     replans: int = 0
     schedule_offset: int = 0
+    optimizer_loaded: bool = False
     finished: bool = False
     members: list["Progress"] | None = None
 
@@ -98,7 +100,7 @@ class Progress(pydantic.BaseModel):
         self.stage += 1
         self.stage_first_step = self.step
         self.budgets = None
-        self.schedule_offset = 0
+        self.schedule_offset, self.optimizer_loaded = 0, False
         for member in self.members or []:
             member.next_stage()
         self.stage_best_mse = self.plateau_best_mse = None

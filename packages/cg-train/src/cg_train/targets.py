@@ -11,7 +11,7 @@ from cg_data.contracts import Array, BeadGraph
 from cg_models.forces import energy_and_forces
 from cg_models.graph import Budget, BudgetOverflow, pack, plan_budget
 from cg_models.hybrid import Model
-from cg_models.statistics import ModelStatistics, average_neighbours, root_mean_square
+from cg_models.statistics import ModelStatistics, average_neighbours
 from cg_train.config import LossConfig
 from cg_train.frames import GraphSource
 from cg_train.loader import Example, largest_budget
@@ -110,8 +110,12 @@ class Targets:
 
     def mean_square(self) -> float:
         """Return the mean square component over all frames: the error of an energy that is constant."""
-        n_frames = len(self._source.table)
-        return root_mean_square([self.forces(sample) for sample in range(n_frames)]) ** 2 if n_frames else float("nan")
+        squares, count = 0.0, 0
+        # One frame after the other: all of them may be more than fits the memory.
+        for sample in range(len(self._source.table)):
+            forces = self.forces(sample)
+            squares, count = squares + float(np.square(forces, dtype=np.float64).sum()), count + forces.size
+        return squares / count if count else float("nan")
 
 
 def force_weights(error: np.ndarray | None, loss: LossConfig) -> np.ndarray | float:

@@ -18,10 +18,11 @@ Sink = tuple[str, Log, Callable[[], None]]
 class Trackers:
     """The trackers of a run; each that fails is left out from then on."""
 
-    def __init__(self, config: TrackersConfig, output: Path, settings: Mapping[str, Any]):
+    def __init__(self, config: TrackersConfig, output: Path, settings: Mapping[str, Any], step: int = -1):
+        """Open the trackers of a run that stands at `step` (before its first line: -1)."""
         self._sinks: list[Sink] = []
         if config.tensorboard:
-            self._open("tensorboard", lambda: _tensorboard(output))
+            self._open("tensorboard", lambda: _tensorboard(output, step))
         if config.wandb_project is not None:
             project = config.wandb_project
             self._open("wandb", lambda: _wandb(project, output, settings))
@@ -52,12 +53,13 @@ class Trackers:
             self._sinks = [sink for sink in self._sinks if sink[0] != name]
 
 
-def _tensorboard(output: Path) -> tuple[Log, Callable[[], None]]:
+def _tensorboard(output: Path, step: int) -> tuple[Log, Callable[[], None]]:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         raise ImportError('install it with pip install "cg-train[tensorboard]"') from None
-    writer = SummaryWriter(str(output / "tensorboard"))
+    # What was written after the checkpoint that a run goes on from is written again.
+    writer = SummaryWriter(str(output / "tensorboard"), purge_step=step + 1)
 
     def log(step: int, numbers: dict[str, float]) -> None:
         for name, value in numbers.items():

@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 from dataclasses import dataclass
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -52,19 +53,17 @@ class Trainer:
     def save(self, state: TrainState, progress: Progress) -> None:
         """Begin to write a checkpoint."""
         host = to_host(state)
-        if progress.step == progress.stage_first_step:
+        if progress.step == progress.stage_first_step and not progress.optimizer_loaded:
             # Between stages there is no optimizer state, whichever side of the border the run stands on.
             host = dataclasses.replace(host, optimizer=())
         self.checkpoints.save(host, progress, self.config.to_dict(), self.inputs)
 
-    def stop_if_asked(self, state: TrainState, progress: Progress, another: bool = False) -> None:
-        """Save and raise `Stopped` where a signal has asked this process (or, all knowing of it, another) to stop."""
-        alone = jax.process_count() == 1
-        if another or (alone and self.stop):
-            self.save(state, progress)
-            self.checkpoints.wait()
-            number = self.stop.signal_number or signal.SIGTERM
-            raise Stopped(number, f"stopped after step {progress.step}, everything is saved; go on with: {self.resume_hint}")
+    def stop_now(self, state: TrainState, progress: Progress) -> NoReturn:
+        """Save and raise `Stopped`: a signal has asked this process, or another, to stop, and all know of it."""
+        self.save(state, progress)
+        self.checkpoints.wait()
+        number = self.stop.signal_number or signal.SIGTERM
+        raise Stopped(number, f"stopped after step {progress.step}, everything is saved; go on with: {self.resume_hint}")
 
     def targets(self, source: GraphSource, state: TrainState, subtracted: bool) -> Targets:
         """Return what is to be learned on a source: its forces, less those of the prior as it stands, if that is wanted."""

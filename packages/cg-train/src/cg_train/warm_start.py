@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -12,7 +13,7 @@ from cg_data.errors import UserError
 from cg_train import checkpoint
 from cg_train import config as c
 from cg_train.optimizer import make_optimizer, make_schedule
-from cg_train.state import Progress, TrainState, initial_state, trained
+from cg_train.state import Progress, TrainState, trained
 
 PARTS = ("weights", "optimizer", "scheduler", "scaler")
 
@@ -32,25 +33,32 @@ def warm_state(restored: checkpoint.Restored, fresh: TrainState, config: c.Train
     `progress`. Raises `UserError` where they do not fit the first stage, or the checkpoint stands between stages.
     """
     parts = load.split(",")
-    state = initial_state(checkpoint.read_parts(restored.path, {"params": fresh.params})["params"], config)
+    state = _starting_from(checkpoint.read_parts(restored.path, {"params": fresh.params})["params"], fresh)
     if not config.energy_reference.use_checkpoint:
-        state = initial_state(_with_offsets(state.params, fresh.params), config)
+        state = _starting_from(_with_offsets(state.params, fresh.params), fresh)
     if not {"optimizer", "scheduler"} & set(parts):
         return _with_scale(state, restored) if "scaler" in parts else state
     stage, old = config.stages[0], restored.progress
-    if not isinstance(stage, c.StageConfig) or old.step == old.stage_first_step:
+    if not isinstance(stage, c.StageConfig) or (old.step == old.stage_first_step and not old.optimizer_loaded):
         raise UserError(
             f"--load {load}: {restored.path} stands between stages or the first stage is L-BFGS: there is no optimizer to load; "
             "choose another checkpoint or --load weights"
         )
-    blank = make_optimizer(stage, make_schedule(stage, 1)).init(trained(state.params, stage.train))
+    init = make_optimizer(stage, make_schedule(stage, 1)).init
+    blank = (init if progress.members is None else jax.vmap(init))(trained(state.params, stage.train))
     found = checkpoint.read_parts(restored.path, {"optimizer": blank, "learning_scale": state.learning_scale})
     done = old.step - old.stage_first_step + old.schedule_offset if "scheduler" in parts else 0
     optimizer = _at(found["optimizer"] if "optimizer" in parts else blank, done)
-    progress.schedule_offset = done
+    progress.schedule_offset, progress.optimizer_loaded = done, True
     scale = found["learning_scale"] if "scheduler" in parts else state.learning_scale
     state = dataclasses.replace(state, optimizer=optimizer, learning_scale=scale)
     return _with_scale(state, restored) if "scaler" in parts else state
+
+
+def _starting_from(params: Any, fresh: TrainState) -> TrainState:
+    """Return a first state, of a run or of an ensemble, with other parameters."""
+    average = None if fresh.average is None else jax.tree.map(jnp.array, params)
+    return dataclasses.replace(fresh, params=jax.tree.map(jnp.asarray, params), average=average, best=jax.tree.map(jnp.array, params))
 
 
 def _with_scale(state: TrainState, restored: checkpoint.Restored) -> TrainState:
