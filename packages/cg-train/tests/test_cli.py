@@ -92,3 +92,12 @@ def test_an_address_that_cannot_be_reached_is_one_line_at_once(tmp_path: Path, a
     TrainConfig(dataset=str(tmp_path / "none"), prior="p").save(tmp_path / "config.yaml")
     with pytest.raises(UserError, match=r"coordinator: .*JAX_COORDINATOR_ADDRESS|coordinator: expected HOST:PORT"):
         invoke("run", str(tmp_path / "config.yaml"), "--coordinator", address, "--processes", "2", "--process", "1")
+
+
+def test_an_ensemble_in_a_step_of_several_tasks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each task would train all members by itself, in one folder."""
+    TrainConfig(dataset=str(tmp_path / "none"), prior="p").save(tmp_path / "config.yaml")
+    for name, value in {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"ensemble: .*one process.*--ntasks=1"):
+        invoke("ensemble", str(tmp_path / "config.yaml"), "-o", str(tmp_path / "run"))

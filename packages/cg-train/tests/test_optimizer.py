@@ -61,6 +61,17 @@ def test_the_gradient_is_clipped_to_its_norm() -> None:
     assert float(optax.tree.norm(updates)) == pytest.approx(2.0, rel=1e-6)
 
 
+def test_polyaks_step_is_of_the_gradient_as_it_is() -> None:
+    """A clipped gradient g' would give the step loss / |g'|, which is longer the more was clipped."""
+    stage = c.StageConfig(optimizer=c.PolyakSgd(), learning_rate=1.0, schedule=c.Constant())
+    assert stage.gradient_clip_norm == 10.0
+    optimizer = make_optimizer(stage, make_schedule(stage, 10))
+    params = {"backbone": {"net": {"w": jnp.zeros((2, 2))}}}
+    gradient = jax.tree.map(lambda leaf: leaf + 100.0, params)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params, value=jnp.asarray(50.0))
+    assert float(optax.tree.norm(updates)) == pytest.approx(50.0 / 200.0)
+
+
 def test_only_matrices_of_the_backbone_decay() -> None:
     params = {
         "backbone": {"net": {"w": jnp.ones((2, 2)), "b": jnp.ones(2), "energy_scale": jnp.ones(()), "embed": jnp.ones((2, 2))}},

@@ -17,6 +17,7 @@ import yaml
 
 from cg_data.errors import UserError
 from cg_data.mapping import RESIDUE_SPECIES
+from cg_data.split import SplitConfig
 from cg_data.store import Dataset, write_dataset
 from cg_models.bundle import load_bundle
 from cg_priors.parameters import PriorParameters, Term, save_prior
@@ -366,6 +367,24 @@ def test_an_unknown_temperature_beside_a_known_one_is_one_clear_line(only_prior:
 def test_a_weight_of_a_domain_that_is_not_trained_on_leaves_nothing(only_prior: Make, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no training frame of domain"):
         run(only_prior("data.domain_weights={1xyzA00: 2.0}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("stages=[{train: prior, steps: 3, schedule: {kind: plateau}}]",),
+        ("stages=[{train: prior, steps: 3}]", "validation.early_stopping_patience=1"),
+    ],
+)
+def test_what_needs_validation_frames_is_refused_without_them(
+    dataset: Dataset, only_prior: Make, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    domain = dataset.domains[0]
+    split = SplitConfig(held_out_trajectory_fraction=0.0, validation_fraction=0.0)
+    alone = write_dataset(tmp_path / "dataset", {domain: dataset.frames(domain)}, split=split)
+    with pytest.raises(UserError, match=r"no validation frames, which .* need"):
+        run(only_prior(f"dataset={alone.path}", *options), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -72,7 +72,10 @@ class Sgd(OptimizerBase):
 
 
 class PolyakSgd(OptimizerBase):
-    """Gradient descent with Polyak's step, loss / |gradient|^2, at most `max_learning_rate`, times the stage's learning rate."""
+    """Gradient descent with Polyak's step, loss / |gradient|^2, at most `max_learning_rate`, times the stage's learning rate.
+
+    The gradient is not clipped: the step would be longer.
+    """
 
     kind: Literal["polyak_sgd"] = "polyak_sgd"
     max_learning_rate: Rate = 1.0

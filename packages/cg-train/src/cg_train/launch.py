@@ -67,6 +67,12 @@ def launch_ensemble(
     quiet_failed_writes()
     settings = TrainConfig.load(config, overrides)
     require(keep in get_args(Keep), f"--keep {keep}: expected all or best")
+    tasks = slurm_processes()
+    require(
+        tasks is None,
+        f"ensemble: expected one process, which uses all devices of its node, received a step of {tasks.count if tasks else 1} tasks, each "
+        "of which would train all members in the same folder: use srun --ntasks=1",
+    )
     try:
         result = run_ensemble(settings, output, members, cast(Keep, keep), resume, allow_changes, load)
     except Stopped as stopped:

@@ -38,6 +38,9 @@ def make_schedule(stage: c.StageConfig, n_steps: int) -> Schedule:
 def make_optimizer(stage: c.StageConfig, schedule: Schedule) -> optax.GradientTransformationExtraArgs:
     """Return the stage's optimizer: clipping, the optimizer itself, decoupled weight decay, the learning rate."""
     clip = optax.identity() if stage.gradient_clip_norm is None else optax.clip_by_global_norm(stage.gradient_clip_norm)
+    if isinstance(stage.optimizer, c.PolyakSgd):
+        # Its step, loss / |gradient|, is bounded by itself, and would grow by what is clipped.
+        clip = optax.identity()
     return optax.with_extra_args_support(optax.chain(clip, _core(stage.optimizer, schedule)))
 
 

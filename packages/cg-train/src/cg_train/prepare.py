@@ -17,7 +17,7 @@ from cg_models.hybrid import Model, build_model, match_force_scale
 from cg_models.statistics import ModelStatistics
 from cg_priors.parameters import PriorParameters
 from cg_train import checkpoint
-from cg_train.config import TrainConfig
+from cg_train.config import AnyStage, Plateau, StageConfig, TrainConfig
 from cg_train.distributed import from_first, put_replicated
 from cg_train.ensemble_stage import new_progress, stacked
 from cg_train.frames import GraphSource, sampling_weights, select_frames
@@ -171,9 +171,20 @@ def _sources(dataset: Dataset, config: TrainConfig, cutoff: float) -> tuple[Grap
         raise UserError(f"{dataset.path}: no training frame is left by data.domains and data.temperatures_kelvin; it has {kelvin} K")
     validation = select_frames(dataset, "validation", config.data).thinned(config.validation.max_frames)
     if not len(validation):
+        plateaus = [f"stages.{index}.schedule" for index, stage in enumerate(config.stages) if _has_plateau(stage)]
+        needing = plateaus + ["validation.early_stopping_patience"] * (config.validation.early_stopping_patience is not None)
+        require(
+            not needing,
+            f"{dataset.path}: the chosen domains and temperatures have no validation frames, which {' and '.join(needing)} need: choose a "
+            "schedule of steps and set the patience to null, or prepare data with such frames",
+        )
         logger.warning("%s has no validation frames: the bundle takes the last parameters", dataset.path)
     each = config.data.edge_cache_gigabytes
     return GraphSource(dataset, training, cutoff, each), GraphSource(dataset, validation, cutoff, each) if len(validation) else None
+
+
+def _has_plateau(stage: AnyStage) -> bool:
+    return isinstance(stage, StageConfig) and isinstance(stage.schedule, Plateau)
 
 
 def _references(
