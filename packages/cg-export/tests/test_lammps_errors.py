@@ -62,6 +62,44 @@ def test_missing_topology_is_refused_with_the_number(
         run_lammps(folder)
 
 
+def test_topology_missing_from_a_chain_is_refused_although_other_molecules_have_bonds(
+    write: Callable[..., Path], chain_system: Callable[..., System]
+) -> None:
+    pieces = {
+        "pair_style      cg python\npair_coeff      * * ${model}": "pair_style hybrid/overlay cg zero 9.0\n"
+        "pair_coeff * * zero\npair_coeff * * cg ${model}",
+    }
+    folder = write(chain_system([6, 6]), pieces, steps=0)
+    # Molecule 2 holds but one bead of a type that the model knows, molecule 1 lacks its last dihedral.
+    text = (folder / "in.lammps").read_text()
+    (folder / "in.lammps").write_text(text.replace("ALA ARG", "ALA NULL"))
+    data = (folder / "system.data").read_text()
+    data = re.sub(r"^(\d+ 2) \d+ ", r"\1 2 ", data, flags=re.MULTILINE)
+    data = data.replace("1 1 1 2 3 4\n", "1 1 7 8 9 10\n")
+    (folder / "system.data").write_text(data)
+    with pytest.raises(UserError, match="expected 3 dihedrals for the 6 beads of these molecules, received 2"):
+        run_lammps(folder)
+
+
+def test_negative_molecule_is_refused(write: Callable[..., Path], chain_system: Callable[..., System]) -> None:
+    folder = write(chain_system([6, 4]), steps=0)
+    text = (folder / "system.data").read_text()
+    start = text.index("Atoms # molecular")
+    end = text.index("Bonds\n")
+    (folder / "system.data").write_text(text[:start] + re.sub(r"(?m)^(\d+) 2 ", r"\1 -3 ", text[start:end]) + text[end:])
+    with pytest.raises(UserError, match=r"expected molecule IDs from 0, received -3 of atom \d+: number the segments from 1"):
+        run_lammps(folder)
+
+
+def test_plugin_for_other_integer_sizes_is_refused(write: Callable[..., Path], chain_system: Callable[..., System], tmp_path: Path) -> None:
+    plugin = build_plugin(tmp_path / "bigbig.so", extra_flags=["-DLAMMPS_BIGBIG"])
+    folder = write(chain_system([6]), steps=0)
+    text = (folder / "in.lammps").read_text()
+    (folder / "in.lammps").write_text(re.sub("plugin index .*", f"plugin index {plugin}", text))
+    with pytest.raises(UserError, match=r"built for atom IDs of 8 bytes .*, this LAMMPS has 4 .*: run cg-export build-plugin"):
+        run_lammps(folder)
+
+
 def test_atoms_numbered_against_the_chain_are_refused(write: Callable[..., Path], chain_system: Callable[..., System]) -> None:
     folder = write(chain_system([6]), steps=0)
     text = (folder / "system.data").read_text()

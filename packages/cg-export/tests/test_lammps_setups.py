@@ -59,6 +59,17 @@ def test_native_priors_need_a_bundle_of_prior_and_network(
         write_lammps(alone, system, tmp_path / "run", config, plugin=tmp_path)
 
 
+@pytest.mark.parametrize("lengths", [[2], [3, 1]])
+def test_chains_too_short_for_angles_or_dihedrals_run(
+    lengths: list[int], bundle: Bundle, write: Callable[..., Path], chain_system: Callable[..., System]
+) -> None:
+    system = chain_system(lengths)
+    folder = write(system, {RUN: DUMP + "run 0\n"}, ensemble="nve")
+    run_lammps(folder)
+    found = read_dump(folder / "forces.dump", ["c_energy", "fx", "fy", "fz"])[-1][1]
+    assert compare(found[:, 0], found[:, 1:], *_bundle_energy_and_forces(bundle, system)).worst() < 1e-6
+
+
 @pytest.mark.parametrize("box", [None, 150.0])
 def test_two_proteins_in_two_copies_have_the_forces_of_the_bundle(
     box: float | None, bundle: Bundle, write: Callable[..., Path], chain_system: Callable[..., System]

@@ -78,6 +78,63 @@ def test_restarted_run_continues_the_uninterrupted_one(write: Callable[..., Path
     np.testing.assert_allclose(again[:, 4:], whole[:, 4:], atol=1e-6)
 
 
+@pytest.mark.parametrize("commands", ["run_style respa 2 2 bond 1 pair 2\n", "tracker"], ids=["respa", "hybrid with a style that sums pairs"])
+def test_pressure_is_right_where_lammps_leaves_the_virial_to_pair_styles(
+    commands: str, write: Callable[..., Path], chain_system: Callable[..., System]
+) -> None:
+    system = chain_system([9, 7], seed=6)
+    virial = "compute virial all pressure NULL virial\nthermo_style custom step pe c_virial\n"
+    expected = run_lammps(write(system, {RUN: virial + "run 0\n"}, ensemble="nve", box_angstrom=90.0)).thermo["c_virial"][0]
+    pieces = {RUN: virial + "run 0\n"}
+    if commands == "tracker":
+        pieces["pair_style      cg python\npair_coeff      * * ${model}"] = (
+            "pair_style hybrid/overlay cg tracker found 1000 id1 id2\npair_coeff * * tracker 0.001\npair_coeff * * cg ${model}"
+        )
+    else:
+        pieces[RUN] = virial + commands + "run 0\n"
+    found = run_lammps(write(system, pieces, ensemble="nve", box_angstrom=90.0)).thermo["c_virial"][0]
+    assert abs(expected) > 1.0
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_molecule_of_null_types_feels_nothing_of_the_artifact_although_it_has_bonds(
+    write: Callable[..., Path], artifact: Path, chain_system: Callable[..., System]
+) -> None:
+    system = chain_system([9, 7], seed=8)
+    pieces = {
+        "pair_style      cg python\npair_coeff      * * ${model}": "pair_style hybrid/overlay cg zero 9.0\n"
+        "pair_coeff * * zero\npair_coeff * * cg ${model}",
+        "THR TRP TYR VAL\n": "THR TRP TYR VAL NULL\n",
+        RUN: DUMP + "run 0\n",
+    }
+    folder = write(system, pieces, ensemble="nve")
+    _make_null(folder / "system.data", 21)
+    run_lammps(folder)
+    found = _forces_of(folder)
+    alone = chain_system([9, 7], seed=8)
+    loaded = Artifact(artifact)
+    first = slice(0, 9)
+    graph = loaded.graph(
+        alone.positions[first], loaded.manifest.species_index(alone.names[first]), alone.residue_index[first], alone.chain_index[first]
+    )
+    assert compare(found[first, 0], found[first, 1:4], *loaded.energy_and_forces(graph)).worst() < TOLERANCE
+    assert not found[9:, :4].any()
+
+
+def _make_null(path: Path, new_type: int) -> None:
+    """Give the beads of molecule 2 in a data file a type of their own."""
+    lines = path.read_text().replace("20 atom types", f"{new_type} atom types").splitlines()
+    start = lines.index("Atoms # molecular")
+    rows = [line.split() for line in lines]
+    changed = [
+        " ".join([*row[:2], str(new_type), *row[3:]]) if i > start and len(row) == 9 and row[1] == "2" else line
+        for i, (row, line) in enumerate(zip(rows, lines, strict=True))
+    ]
+    last_mass = next(i for i, row in enumerate(rows) if row[:1] == ["20"] and row[-1] == "VAL")
+    changed.insert(last_mass + 1, f"{new_type} 100.0")
+    path.write_text("\n".join([*changed, ""]))
+
+
 def test_copies_far_apart_have_the_energy_of_one_each(
     write: Callable[..., Path], artifact: Path, chain_system: Callable[..., System]
 ) -> None:

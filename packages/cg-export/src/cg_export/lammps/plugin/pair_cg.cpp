@@ -24,10 +24,14 @@ namespace {
 
 constexpr size_t ALIGNMENT = 64;    // lets XLA read and write the buffers in place
 
-template <typename T> void copy_tuples(T *target, int **source, int n, int width)
+// How many of an atom's tuples of each size there are: each atom holds all of its own, because newton_bond is off.
+bigint count_held(const int *n_held, const std::vector<int> &species_of_type, const Atom *atom, MPI_Comm world)
 {
-  for (int i = 0; i < n; i++)
-    for (int k = 0; k < width; k++) *target++ = source[i][k];
+  bigint n = 0;
+  for (int i = 0; i < atom->nlocal; i++)
+    if (species_of_type[atom->type[i]] >= 0) n += n_held[i];
+  MPI_Allreduce(MPI_IN_PLACE, &n, 1, MPI_LMP_BIGINT, MPI_SUM, world);
+  return n;
 }
 
 }    // namespace
@@ -160,26 +164,38 @@ void PairCG::check_surroundings()
 // The energy needs every bond, angle and dihedral of every chain; a data file without them would run, and be wrong.
 void PairCG::check_topology()
 {
-  if (atom->molecular != Atom::MOLECULAR || !atom->molecule_flag || !force->bond || !force->angle || !force->dihedral)
-    error->all(FLERR, "pair style cg: the artifact's prior needs bonds, angles and dihedrals; expected 'atom_style molecular', a data file "
-                      "with all three, and 'bond_style zero', 'angle_style zero', 'dihedral_style zero'");
+  const char *needed = "pair style cg: the artifact's prior needs bonds, angles and dihedrals; expected 'atom_style molecular', a data file "
+                       "with all three, and 'bond_style zero', 'angle_style zero', 'dihedral_style zero'";
+  if (atom->molecular != Atom::MOLECULAR || !atom->molecule_flag) error->all(FLERR, needed);
   tagint last = 0;
-  for (int i = 0; i < atom->nlocal; i++) last = std::max(last, atom->molecule[i]);
+  for (int i = 0; i < atom->nlocal; i++) {
+    if (atom->molecule[i] < 0)
+      error->one(FLERR, "pair style cg: expected molecule IDs from 0, received {} of atom {}: number the segments from 1, as cg-export lammps does",
+                 atom->molecule[i], atom->tag[i]);
+    last = std::max(last, atom->molecule[i]);
+  }
   MPI_Allreduce(MPI_IN_PLACE, &last, 1, MPI_LMP_TAGINT, MPI_MAX, world);
   std::vector<int> size(last + 1, 0);
   for (int i = 0; i < atom->nlocal; i++)
     if (species_of_type[atom->type[i]] >= 0) size[atom->molecule[i]]++;
   MPI_Allreduce(MPI_IN_PLACE, size.data(), static_cast<int>(size.size()), MPI_INT, MPI_SUM, world);
-  bigint expected[3] = {0, 0, 0};
-  for (const int n : size)
+  bigint n_beads = 0, expected[3] = {0, 0, 0};
+  for (const int n : size) {
+    n_beads += n;
     for (int k = 0; k < 3; k++) expected[k] += std::max(n - 1 - k, 0);
-  const bigint found[3] = {atom->nbonds, atom->nangles, atom->ndihedrals};
+  }
+  // Chains too short for a kind need no style for it, and LAMMPS refuses a style without types.
+  if ((expected[0] && !force->bond) || (expected[1] && !force->angle) || (expected[2] && !force->dihedral)) error->all(FLERR, needed);
+  // Of the model's own beads: those of other molecules do not make up for what a chain lacks.
+  const int *held[3] = {atom->num_bond, atom->num_angle, atom->num_dihedral};
+  bigint found[3];
+  for (int k = 0; k < 3; k++) found[k] = count_held(held[k], species_of_type, atom, world) / (k + 2);
   const char *names[3] = {"bonds", "angles", "dihedrals"};
   for (int k = 0; k < 3; k++)
     if (found[k] < expected[k])
       error->all(FLERR, "pair style cg: expected {} {} for the {} beads of these molecules, received {}: one molecule must be one unbroken "
                         "segment with all its tuples; write the data file with cg-export lammps",
-                 expected[k], names[k], atom->natoms, found[k]);
+                 expected[k], names[k], n_beads, found[k]);
 }
 
 // Known only once LAMMPS has set up its communication, so not in init_style().
@@ -230,7 +246,10 @@ void PairCG::compute(int eflag, int vflag)
   run([&] { runtime->execute(set, rebuilt || recompiled); });
   n_evaluations++;
   add_results(n_all);
-  if (vflag_fdotr) virial_fdotr_compute();
+  if (vflag_fdotr)
+    virial_fdotr_compute();
+  else if (vflag_global)
+    add_virial(n_all);
   time_bridge += platform::walltime() - start - (time_runtime + time_compile - time_before);
 }
 
@@ -352,12 +371,22 @@ void PairCG::fill_lists()
   counts[0] = atom->nlocal;
   counts[1] = n_all;
   if (!artifact.needs_topology) return;
-  counts[3] = neighbor->nbondlist;
-  counts[4] = neighbor->nanglelist;
-  counts[5] = neighbor->ndihedrallist;
-  copy_tuples(buffers.bonds, neighbor->bondlist, neighbor->nbondlist, 2);
-  copy_tuples(buffers.angles, neighbor->anglelist, neighbor->nanglelist, 3);
-  copy_tuples(buffers.dihedrals, neighbor->dihedrallist, neighbor->ndihedrallist, 4);
+  counts[3] = copy_tuples(buffers.bonds, neighbor->bondlist, neighbor->nbondlist, 2);
+  counts[4] = copy_tuples(buffers.angles, neighbor->anglelist, neighbor->nanglelist, 3);
+  counts[5] = copy_tuples(buffers.dihedrals, neighbor->dihedrallist, neighbor->ndihedrallist, 4);
+}
+
+// Write the tuples whose atoms are all beads of the model, and return how many: those of NULL types are of other styles.
+int PairCG::copy_tuples(int32_t *target, int **source, int n, int width)
+{
+  int kept = 0;
+  for (int i = 0; i < n; i++) {
+    const int *tuple = source[i];
+    if (std::any_of(tuple, tuple + width, [this](int j) { return species_of_type[atom->type[j]] < 0; })) continue;
+    std::copy_n(tuple, width, target + static_cast<size_t>(width) * kept);
+    kept++;
+  }
+  return kept;
 }
 
 void PairCG::run(const std::function<void()> &call)
@@ -385,6 +414,20 @@ void PairCG::add_results(int n_all)
   if (eflag_atom)
     for (int i = 0; i < atom->nlocal; i++)
       if (species_of_type[atom->type[i]] >= 0) eatom[i] += buffers.energies[i];
+}
+
+// LAMMPS asks each style for its own sum under run_style respa, and beside a hybrid's styles that have no other.
+void PairCG::add_virial(int n_all)
+{
+  for (int i = 0; i < n_all; i++) {
+    const double *x = atom->x[i], *f = buffers.forces + 3 * i;
+    virial[0] += x[0] * f[0];
+    virial[1] += x[1] * f[1];
+    virial[2] += x[2] * f[2];
+    virial[3] += x[1] * f[0];
+    virial[4] += x[2] * f[0];
+    virial[5] += x[2] * f[1];
+  }
 }
 
 void PairCG::report_bad_bead()

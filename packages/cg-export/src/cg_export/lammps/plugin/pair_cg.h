@@ -41,8 +41,10 @@ class PairCG : public Pair {
   void compile(const cg::Budget &);
   int fill_edges();
   void fill_lists();
+  int copy_tuples(int32_t *, int **, int, int);
   void run(const std::function<void()> &);
   void add_results(int);
+  void add_virial(int);
   void report_bad_bead();
 
   std::string runtime_name, pjrt_library, folder;

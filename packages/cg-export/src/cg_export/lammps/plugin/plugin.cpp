@@ -1,6 +1,7 @@
 // Registration of pair style `cg` with LAMMPS's plugin loader.
 
 #include "build_config.h"
+#include "error.h"
 #include "pair_cg.h"
 
 #if __has_include("version.h")
@@ -31,8 +32,17 @@ struct lammpsplugin_t {
 typedef void (*lammpsplugin_regfunc)(lammpsplugin_t *, void *);
 }
 
+// Of LAMMPS's library interface: the size in bytes of one of its integer types.
+extern "C" int lammps_extract_setting(void *, const char *);
+
 static void *create_pair_cg(LAMMPS *lmp)
 {
+  // With other sizes every array of IDs would be read wrongly.
+  const int ids = lammps_extract_setting(lmp, "tagint"), counts = lammps_extract_setting(lmp, "bigint");
+  if (ids != int(sizeof(tagint)) || counts != int(sizeof(bigint)))
+    lmp->error->all(FLERR, "pair style cg: this plugin was built for atom IDs of {} bytes and counts of {}, this LAMMPS has {} and {}: run "
+                           "cg-export build-plugin with the -D flags that LAMMPS was built with, such as -f -DLAMMPS_BIGBIG",
+                    sizeof(tagint), sizeof(bigint), ids, counts);
   return new PairCG(lmp);
 }
 
