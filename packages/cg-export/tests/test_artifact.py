@@ -180,3 +180,53 @@ def test_frames_of_changing_density_compile_once(artifact: Path, graph: BeadGrap
         loaded.energy_and_forces(graph)
         budgets.append(dataclasses.astuple(loaded._budget))
     assert len(set(budgets)) == 1
+
+
+def test_file_in_the_place_of_an_artifact_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "some.pdb").write_text("END\n")
+    with pytest.raises(UserError, match=r"some\.pdb: expected an artifact folder with manifest\.json, found none"):
+        read_manifest(tmp_path / "some.pdb")
+
+
+def test_function_that_this_jax_cannot_read_is_one_line(artifact: Path, tmp_path: Path) -> None:
+    shutil.copytree(artifact, tmp_path / "model")
+    (tmp_path / "model" / "model.jaxexport").write_bytes(b"of another time")
+    manifest = json.loads((tmp_path / "model" / MANIFEST_FILE).read_text())
+    manifest["files"]["model.jaxexport"] = sha256(tmp_path / "model" / "model.jaxexport")
+    (tmp_path / "model" / MANIFEST_FILE).write_text(json.dumps(manifest))
+    (tmp_path / "model" / CHECKSUM_FILE).write_text(sha256(tmp_path / "model" / MANIFEST_FILE))
+    with pytest.raises(UserError, match=r"model\.jaxexport: cannot be read by jax .*: export the artifact again"):
+        Artifact(tmp_path / "model")
+
+
+def test_beads_without_a_known_mass_are_refused_before_the_export(bundle: Bundle, tmp_path: Path) -> None:
+    classes = dataclasses.replace(bundle, species_names=("hydrophobic", *bundle.species_names[1:]))
+    with pytest.raises(UserError, match="no mass is known for species 'hydrophobic'; expected the 20 residues"):
+        export_artifact(classes, tmp_path / "model", ladder=())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"positions": np.zeros((3, 3))}, "expected 3 values of species, one per position, received 22"),
+        ({"positions": np.full((22, 3), np.nan)}, "positions must be finite; those of bead 0"),
+        ({"species": np.full(22, 20)}, r"expected species in \[0, 20\), received 0 to 20"),
+        ({"species": np.full(22, -1)}, r"expected species in \[0, 20\), received -1 to 0"),
+        ({"chain_index": np.zeros(21, int)}, "expected 22 values of chain_index, one per position, received 21"),
+    ],
+    ids=["few positions", "nan", "species above", "species below", "few chains"],
+)
+def test_arrays_that_do_not_fit_are_refused_by_name(changes: dict[str, np.ndarray], said: str, artifact: Path, graph: BeadGraph) -> None:
+    arrays = {name: getattr(graph, name) for name in ("positions", "species", "residue_index", "chain_index")}
+    with pytest.raises(UserError, match=said):
+        Artifact(artifact).graph(**(arrays | changes))
+
+
+def test_graphs_that_the_function_would_misread_are_refused(artifact: Path, bundle: Bundle, graph: BeadGraph, system: System) -> None:
+    loaded = Artifact(artifact)
+    rows = bundle.graph(system.positions, list(system.names), system.residue_index, system.chain_index)
+    masked = dataclasses.replace(graph, edge_mask=np.zeros(len(graph.senders), bool))
+    periodic = dataclasses.replace(graph, shifts=np.zeros((len(graph.senders), 3)))
+    for wrong in (rows, masked, periodic):
+        with pytest.raises(UserError, match=r"expected an unpadded flat graph in free space.*: make it with Artifact\.graph"):
+            loaded.energy_and_forces(wrong)

@@ -56,6 +56,16 @@ def test_help_of_each_verb_ends_with_an_example(verb: str) -> None:
         (("stablehlo", "nowhere", "-o", "x", "--part", "half"), "expected full, backbone or prior"),
         (("stablehlo", "nowhere", "-o", "x", "--format", "onnx"), "expected artifact or chemtrain, received 'onnx'"),
         (("stablehlo", "nowhere", "-o", "x", "--budget", "64"), "expected BEADS,EDGES such as 512,20000, received '64'"),
+        (("stablehlo", "nowhere", "-o", "x", "--budget", "512,x,20000"), "expected BEADS,EDGES such as 512,20000, received '512,x,20000'"),
+        (("stablehlo", "nowhere", "-o", "x", "--budget", "512,\u00b2"), "expected BEADS,EDGES such as 512,20000"),
+        (("stablehlo", "nowhere", "-o", "x", "--budget", "512,3000000000"), "expected BEADS,EDGES such as 512,20000"),
+        (("stablehlo", "nowhere", "-o", "x", "--format", "chemtrain", "--part", "prior"), "--format chemtrain: expected no --part prior"),
+        (("stablehlo", "nowhere", "-o", "x", "--format", "chemtrain", "--budget", "64,64"), "--format chemtrain: expected no --budget"),
+        (("lammps", ".", "--pdb", "x.pdb", "--domain", "1abc"), "--domain: expected --dataset with it, received --pdb"),
+        (("lammps", ".", "--pdb", "x.pdb", "--frame", "3"), "--frame: expected --dataset with it, received --pdb"),
+        (("lammps", ".", "--pdb", "x.pdb", "steps=3000000000"), "less than or equal to 2147483647"),
+        (("parity", "nowhere", "--dataset", "x", "--precision", "float16"), "expected float32 or float64, received 'float16'"),
+        (("parity", "nowhere", "--dataset", "x", "--ranks", "-2"), "--ranks: expected 0 or more, received -2"),
         (("lammps", "nowhere", "stps=3"), "did you mean 'steps'?"),
         (("lammps", ".", "--pdb", "nowhere.pdb"), "nowhere.pdb: no such file"),
         (("lammps", "."), "expected a structure: either --pdb FILE, or --dataset FOLDER with --domain ID"),
@@ -81,6 +91,29 @@ def test_lammps_verb_writes_a_folder_that_names_everything(
     assert "--ntasks=4" in (folder / "run.sbatch").read_text()
     assert "steps: 10" in (folder / "lammps.yaml").read_text()
     assert subprocess.run(["bash", "-n", folder / "run.sbatch"], check=False).returncode == 0
+
+
+def test_precision_other_than_the_artifacts_is_refused(
+    artifact: Path, bundle: Bundle, chain_system: Callable[..., System], tmp_path: Path
+) -> None:
+    _dataset(tmp_path / "dataset", chain_system([8]))
+    save_bundle(tmp_path / "bundle", bundle)
+    where = ["--dataset", str(tmp_path / "dataset"), "--precision", "float64"]
+    said = "precision float64: expected that of the artifact, float32"
+    assert said in _error("lammps", str(artifact), *where, "--domain", "1abcA00", "-o", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    assert said in _error("parity", str(tmp_path / "bundle"), *where, "--artifact", str(artifact), "--ranks", "0")
+
+
+def test_chemtrain_file_in_the_place_of_another_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip("google.protobuf")
+    save_bundle(tmp_path / "bundle", bundle)
+    parameters = tmp_path / "bundle" / "params.safetensors"
+    before = parameters.read_bytes()
+    assert "already exists; expected a new file" in _error(
+        "stablehlo", str(tmp_path / "bundle"), "-o", str(parameters), "--format", "chemtrain"
+    )
+    assert parameters.read_bytes() == before
 
 
 @pytest.mark.parametrize(("force", "code"), [(1e-9, 0), (1e-3, 1)])

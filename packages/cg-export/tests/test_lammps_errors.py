@@ -197,3 +197,10 @@ def test_build_that_fails_leaves_no_library_and_one_line(tmp_path: Path) -> None
         build_plugin(tmp_path / "out" / "cgplugin.so", lammps_include=tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_build_does_not_replace_a_file_that_is_no_library(tmp_path: Path) -> None:
+    (tmp_path / "protein.pdb").write_text("END\n")
+    with pytest.raises(UserError, match=r"protein\.pdb: already exists and is no shared library; expected a new file or an older plugin"):
+        build_plugin(tmp_path / "protein.pdb")
+    assert (tmp_path / "protein.pdb").read_text() == "END\n"

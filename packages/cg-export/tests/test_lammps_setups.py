@@ -8,10 +8,11 @@ import pytest
 
 from cg_data.errors import UserError
 from cg_export.artifact import compare
-from cg_export.lammps.input import LammpsConfig
+from cg_export.lammps.input import LammpsConfig, input_file
 from cg_export.lammps.run import read_dump, run_lammps
 from cg_export.lammps.system import System, combine
 from cg_export.lammps.write import write_lammps
+from cg_export.manifest import read_manifest
 from cg_models.bundle import Bundle
 
 INTERPOLATION_TOLERANCE = 1e-5
@@ -101,6 +102,31 @@ def test_replica_exchange_runs_one_partition_for_each_temperature_and_exchanges(
     assert "lmp -partition 2x1 -in in.lammps" in (folder / "in.lammps").read_text()
     assert "--ntasks=2" in (folder / "run.sbatch").read_text()
     assert '"$LMP" -partition 2x1 -in' in (folder / "run.sbatch").read_text()
+
+
+def test_error_in_a_partition_is_lammps_own_line(write: Callable[..., Path], chain_system: Callable[..., System]) -> None:
+    options = {"ensemble": "tempering", "tempering_kelvin": (320.0, 330.0), "exchange_every": 20, "steps": 20}
+    folder = write(chain_system([6]), {"ALA ARG": "XYZ ARG"}, **options)
+    (folder / "log.lammps").write_text("ERROR: of an earlier run\n")
+    with pytest.raises(UserError, match=r"ERROR: .*atom type 1 names species 'XYZ'"):
+        run_lammps(folder, partitions=2)
+
+
+def test_species_that_the_prior_lacks_is_refused_with_native_priors(bundle: Bundle, tmp_path: Path) -> None:
+    system = System(("ALA", "XYZ"), np.zeros((2, 3)), np.arange(2), np.zeros(2, int))
+    with pytest.raises(UserError, match="species 'XYZ' is not in the model"):
+        write_lammps(bundle, system, tmp_path / "run", LammpsConfig(priors="native"), plugin=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_ghost_distance_reaches_a_receptive_field_of_many_digits(artifact: Path) -> None:
+    manifest = read_manifest(artifact).model_copy(update={"receptive_field_angstrom": 2 * 10.1234567})
+    config = LammpsConfig(skin_angstrom=2.12341)
+    text = input_file(config, manifest, Path("x.so"), {"bond": True, "angle": True, "dihedral": True})
+    words = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+    skin, reach = float(words["neighbor"][1]), float(words["comm_modify"][2])
+    assert skin == config.skin_angstrom
+    assert reach >= (manifest.receptive_field_angstrom + skin) * (1 - 1e-12)
 
 
 @pytest.mark.parametrize(

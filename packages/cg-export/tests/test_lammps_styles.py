@@ -78,7 +78,7 @@ def test_restarted_run_continues_the_uninterrupted_one(write: Callable[..., Path
     np.testing.assert_allclose(again[:, 4:], whole[:, 4:], atol=1e-6)
 
 
-@pytest.mark.parametrize("commands", ["run_style respa 2 2 bond 1 pair 2\n", "tracker"], ids=["respa", "hybrid with a style that sums pairs"])
+@pytest.mark.parametrize("commands", ["run_style respa 2 2 bond 1 pair 2\n", "tracker"], ids=["respa", "hybrid with explicit sums"])
 def test_pressure_is_right_where_lammps_leaves_the_virial_to_pair_styles(
     commands: str, write: Callable[..., Path], chain_system: Callable[..., System]
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from cg_data.errors import UserError
 from cg_data.mapping import RESIDUE_MASSES_AMU, RESIDUE_SPECIES
 from cg_export.lammps.data_file import bonded_kinds, data_file
+from cg_export.lammps.run import read_dump
 from cg_export.lammps.system import System, combine, make_system, read_pdb
 
 MASSES = [RESIDUE_MASSES_AMU[name] for name in RESIDUE_SPECIES]
@@ -115,3 +116,26 @@ def test_copies_keep_their_distance_and_their_chains(chain_system: Callable[...,
 def test_gap_inside_a_segment_is_refused() -> None:
     with pytest.raises(UserError, match="rise by one"):
         make_system(["ALA"] * 3, np.zeros((3, 3)), [0, 1, 3], [0, 0, 0])
+
+
+DUMP = "ITEM: TIMESTEP\n{step}\nITEM: NUMBER OF ATOMS\n2\nITEM: BOX BOUNDS ss ss ss\n0 1\n0 1\n0 1\nITEM: ATOMS id x\n2 1.25\n1 0.125\n"
+
+
+def test_dump_that_a_kill_cut_off_is_read_up_to_its_last_whole_snapshot(tmp_path: Path) -> None:
+    first, second = DUMP.format(step=0), DUMP.format(step=10)
+    path = tmp_path / "cut.dump"
+    for kept in range(len(second)):
+        path.write_text(first + second[:kept])
+        snapshots = read_dump(path, ["x"])
+        assert [step for step, _ in snapshots] == [0]
+        np.testing.assert_array_equal(snapshots[0][1], [[0.125], [1.25]])
+    path.write_text(first + second)
+    assert [step for step, _ in read_dump(path, ["x"])] == [0, 10]
+
+
+def test_dump_without_a_column_or_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.dump").write_text(DUMP.format(step=0))
+    with pytest.raises(UserError, match=r"a\.dump: expected columns id vx, received id x: add them to the dump command"):
+        read_dump(tmp_path / "a.dump", ["vx"])
+    with pytest.raises(UserError, match=r"b\.dump: no such file"):
+        read_dump(tmp_path / "b.dump", ["x"])

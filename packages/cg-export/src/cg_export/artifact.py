@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import logging
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,8 @@ from jax import export
 
 from cg_data.atomic import atomic_folder, sha256
 from cg_data.contracts import Array, BeadGraph
-from cg_data.errors import UserError
+from cg_data.errors import UserError, require
+from cg_data.mapped import first_not_finite
 from cg_data.mapping import RESIDUE_MASSES_AMU
 from cg_data.topology import frame_graph
 from cg_export.lammps.runtime import ARGUMENTS, MODEL_FILE, RESULTS
@@ -84,8 +86,10 @@ def export_artifact(
     network alone (with native LAMMPS priors) or the prior alone. ladder: budgets of the static StableHLO modules, each for every
     platform. The folder appears complete and self-tested, or not at all.
 
-    Raises `UserError` where the folder exists (unless `overwrite`), the bundle has no such part, or the self-test fails.
+    Raises `UserError` where the folder exists (unless `overwrite`), the mass of a species is not known, the bundle has no such part,
+    or the self-test fails.
     """
+    masses = _masses(bundle.species_names)
     with jax.enable_x64(True), atomic_folder(output, overwrite=overwrite) as aside:
         bundle = with_precision(bundle, precision)
         function = jitted_function(graph_energy(bundle, part))
@@ -102,7 +106,7 @@ def export_artifact(
             receptive_field_angstrom=bundle.receptive_field_angstrom,
             needs_topology=part != "backbone" and bundle.prior is not None and any(name in BONDED for name in bundle.prior.terms),
             species_names=list(bundle.species_names),
-            masses_amu=[RESIDUE_MASSES_AMU[name] for name in bundle.species_names],
+            masses_amu=masses,
             temperature_kelvin=None if bundle.prior is None else float(bundle.prior.temperature_kelvin),
             arguments=signature(ARGUMENTS),
             results=signature(RESULTS),
@@ -122,16 +126,36 @@ class Artifact:
     """An artifact loaded from disk, evaluated by jax in this process."""
 
     def __init__(self, folder: Path | str) -> None:
-        """Load and verify an artifact folder; raises `UserError` as `read_manifest` does."""
+        """Load and verify an artifact folder; raises `UserError` as `read_manifest` does, and where this jax cannot read its function."""
         self.folder = Path(folder)
         self.manifest = read_manifest(folder)
-        self.exported = export.deserialize(bytearray((self.folder / MODEL_FILE).read_bytes()))
+        try:
+            self.exported = export.deserialize(bytearray((self.folder / MODEL_FILE).read_bytes()))
+        except (ValueError, TypeError, NotImplementedError, struct.error) as error:  # the checksum is right, so jax is another one
+            versions = f"written by jax {self.manifest.versions.get('jax', 'unknown')}, received {jax.__version__}"
+            raise UserError(
+                f"{self.folder / MODEL_FILE}: cannot be read by jax ({error.__class__.__name__}; {versions}): export the artifact again"
+            ) from None
         self._function: Callable[..., tuple[Array, Array]] = jax.jit(self.exported.call, keep_unused=True)
         self._budget = Budget(1, 1, 1, 1, 1)
 
     def graph(self, positions: Array, species: Array, residue_index: Array, chain_index: Array) -> BeadGraph:
-        """Return the graph of one frame in free space: positions [n, 3] angstrom; the others [n] int32."""
+        """Return the graph of one frame in free space: positions [n, 3] angstrom; the others [n] int32.
+
+        Raises `UserError` where they do not fit each other or the artifact's species, and where positions are not finite.
+        """
         positions = np.asarray(positions, np.float64)
+        require(
+            positions.ndim == 2 and positions.shape[1] == 3, f"artifact: expected positions [n_beads, 3], received {list(positions.shape)}"
+        )
+        bad = first_not_finite(positions)
+        require(bad is None, f"artifact: positions must be finite; those of bead {bad} are not: correct or leave it out")
+        for name, values in (("species", species), ("residue_index", residue_index), ("chain_index", chain_index)):
+            n = len(values)
+            require(n == len(positions), f"artifact: expected {len(positions)} values of {name}, one per position, received {n}")
+        n_species = len(self.manifest.species_names)
+        low, high = np.min(species, initial=0), np.max(species, initial=0)
+        require(low >= 0 and high < n_species, f"artifact: expected species in [0, {n_species}), received {low} to {high}")
         return frame_graph(positions, species, residue_index, chain_index, self.manifest.cutoff_angstrom)
 
     def reserve(self, beads: int, edges: int) -> None:
@@ -139,9 +163,9 @@ class Artifact:
         self._budget = Budget(*map(max, dataclasses.astuple(self._budget), (beads, edges, beads, beads, beads)))
 
     def energy_and_forces(self, graph: BeadGraph) -> tuple[np.ndarray, np.ndarray]:
-        """Return per-bead energies [n_beads] kcal/mol and forces [n_beads, 3] kcal/mol/angstrom of an unpadded graph.
+        """Return per-bead energies [n_beads] kcal/mol and forces [n_beads, 3] kcal/mol/angstrom of an unpadded flat graph in free space.
 
-        Arrays are padded to a budget that only grows, so frames of one system compile once or twice.
+        Raises `UserError` for another graph. Arrays are padded to a budget that only grows, so frames of one system compile once or twice.
         """
         arguments = graph_arguments(graph)
         need = [graph.n_beads, *(int(n) for n in arguments["counts"][2:])]
@@ -206,6 +230,14 @@ def with_precision(bundle: Bundle, precision: Precision) -> Bundle:
     if "backbone" in params:
         params["backbone"] = jax.tree.map(lambda leaf: np.asarray(leaf).astype(precision), params["backbone"])
     return dataclasses.replace(bundle, config=bundle.config.model_copy(update={"precision": precision}), params=params)
+
+
+def _masses(species_names: Sequence[str]) -> list[float]:
+    for name in species_names:
+        require(
+            name in RESIDUE_MASSES_AMU, f"artifact: no mass is known for species {name!r}; expected the 20 residues: export such a model"
+        )
+    return [RESIDUE_MASSES_AMU[name] for name in species_names]
 
 
 def graph_energy(bundle: Bundle, part: Part) -> GraphEnergy:

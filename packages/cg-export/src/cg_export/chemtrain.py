@@ -120,11 +120,12 @@ def neighbour_orders(bundle: Bundle) -> tuple[int, int]:
 def export_chemtrain(bundle: Bundle, output: Path | str, precision: Precision = "float32", platform: str = "cuda") -> Path:
     """Write the network of a bundle as chemtrain-deploy's `.ptb` file; return its path.
 
-    LAMMPS types must be the bundle's species in their order. Raises `UserError` where the bundle has no network.
+    LAMMPS types must be the bundle's species in their order. Raises `UserError` where the bundle has no network or the file exists.
     """
     require("backbone" in bundle.params, f"chemtrain format: expected a model with a network, received mode {bundle.config.mode}")
     require(precision == "float32", f"chemtrain format: its positions are float32; expected precision float32, received {precision}")
     output = Path(output)
+    require(not output.exists(), f"{output}: already exists; expected a new file: choose another or remove it")
     with jax.enable_x64(False):
         single = with_precision(bundle, "float32")
         function = chemtrain_function(graph_energy(single, "backbone"), single.cutoff_angstrom)

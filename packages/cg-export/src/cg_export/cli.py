@@ -1,5 +1,6 @@
 """`cg-export`: from a bundle to an artifact, to LAMMPS, and the proof that they agree."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 app = new_app("cg-export", "Coarse-grained force fields as StableHLO artifacts that run in LAMMPS.")
 
-PrecisionOption = Annotated[str, typer.Option(help="of the network: float32 or float64")]
+PrecisionOption = Annotated[
+    str | None, typer.Option(help="of the network: float32 or float64; default: float32, or the artifact's own where one is given")
+]
 
 
 def main() -> None:
@@ -27,7 +30,7 @@ def main() -> None:
 def stablehlo(
     bundle: Annotated[Path, typer.Argument(help="bundle folder")],
     output: Annotated[Path, typer.Option("--output", "-o", help="artifact folder to write")],
-    precision: PrecisionOption = "float32",
+    precision: Annotated[str, typer.Option(help="of the network: float32 or float64")] = "float32",
     part: Annotated[str, typer.Option(help="full, backbone or prior")] = "full",
     budget: Annotated[
         list[str] | None, typer.Option(help="BEADS,EDGES of a static module, ghosts included; repeat; default: a ladder up to 1,024 beads")
@@ -36,9 +39,12 @@ def stablehlo(
 ) -> None:
     """Write a bundle as an artifact: one jax.export file for all sizes, a ladder of StableHLO modules, and a self-test."""
     require(form in ("artifact", "chemtrain"), f"--format: expected artifact or chemtrain, received {form!r}")
-    require(precision in ("float32", "float64"), f"--precision: expected float32 or float64, received {precision!r}")
+    _check_precision(precision)
     require(part in ("full", "backbone", "prior"), f"--part: expected full, backbone or prior, received {part!r}")
     ladder = [_budget(text) for text in budget or []]
+    if form == "chemtrain":
+        require(part in ("full", "backbone"), f"--format chemtrain: expected no --part {part}: the file holds the network alone")
+        require(not ladder, "--format chemtrain: expected no --budget: the file holds one module for all sizes")
     _use_x64()
     from cg_export.artifact import DEFAULT_LADDER, export_artifact
     from cg_models.bundle import load_bundle
@@ -79,10 +85,10 @@ def lammps(
     domain: Annotated[list[str] | None, typer.Option(help="domain of the data set; repeat for several proteins")] = None,
     frame: Annotated[int, typer.Option(help="frame of each domain")] = 0,
     config: Annotated[Path | None, typer.Option(help="YAML file of a LammpsConfig")] = None,
-    precision: PrecisionOption = "float32",
+    precision: PrecisionOption = None,
 ) -> None:
     """Write model, data file, input and job script: `lmp -in in.lammps` in the folder runs as written."""
-    require(precision in ("float32", "float64"), f"--precision: expected float32 or float64, received {precision!r}")
+    _check_precision(precision)
     from cg_export.lammps.input import LammpsConfig
 
     settings = LammpsConfig.load(config, overrides or [])
@@ -106,10 +112,13 @@ def parity(
     domain: Annotated[list[str] | None, typer.Option(help="domain; default: all")] = None,
     frames: Annotated[int, typer.Option(help="frames of each domain, evenly spaced")] = 3,
     ranks: Annotated[list[int] | None, typer.Option(help="MPI ranks of LAMMPS; repeat; 0 leaves LAMMPS out; default: 1")] = None,
-    precision: PrecisionOption = "float32",
+    precision: PrecisionOption = None,
 ) -> None:
     """Compare bundle, artifact and LAMMPS on frames of a data set; exit code 1 where any differs by more than its tolerance."""
     require(frames > 0, f"--frames: expected at least 1, received {frames}")
+    _check_precision(precision)
+    for n in ranks or []:
+        require(n >= 0, f"--ranks: expected 0 or more, received {n}")
     _use_x64()
     from cg_data.store import open_dataset
     from cg_export.parity import dataset_systems, format_rows
@@ -117,7 +126,7 @@ def parity(
     from cg_models.bundle import load_bundle
 
     systems = dataset_systems(open_dataset(dataset), domain or [], frames)
-    rows = compare_all(load_bundle(bundle), systems, artifact, precision, [n for n in ranks or [1] if n > 0])
+    rows = compare_all(load_bundle(bundle), systems, artifact, precision, [n for n in ranks or [1] if n > 0])  # type: ignore[arg-type]
     typer.echo(format_rows(rows))
     if not all(row.passed for row in rows):
         raise typer.Exit(1)
@@ -130,6 +139,8 @@ def _systems(pdb: list[Path], dataset: Path | None, domains: list[str], frame: i
     if bool(pdb) == (dataset is not None):
         raise UserError("lammps: expected a structure: either --pdb FILE, or --dataset FOLDER with --domain ID")
     if dataset is None:
+        require(not domains, "--domain: expected --dataset with it, received --pdb")
+        require(frame == 0, "--frame: expected --dataset with it, received --pdb")
         return [read_pdb(path) for path in pdb]
     opened = open_dataset(dataset)
     require(bool(domains), f"--domain: expected at least one, received none; {dataset} has {' '.join(opened.domains[:8])}")
@@ -139,10 +150,15 @@ def _systems(pdb: list[Path], dataset: Path | None, domains: list[str], frame: i
 def _budget(text: str) -> "Budget":
     from cg_export.lower import Budget
 
-    numbers = [int(word) for word in text.split(",") if word.isdigit()]
-    require(len(numbers) == 2 and min(numbers) > 0, f"--budget: expected BEADS,EDGES such as 512,20000, received {text!r}")
-    beads, edges = numbers
+    found = re.fullmatch(r"([0-9]+),([0-9]+)", text)
+    beads, edges = map(int, found.groups()) if found else (0, 0)
+    # The function's indices have 32 bits.
+    require(0 < beads < 2**31 and 0 < edges < 2**31, f"--budget: expected BEADS,EDGES such as 512,20000, received {text!r}")
     return Budget(beads, edges, beads, beads, beads)
+
+
+def _check_precision(precision: str | None) -> None:
+    require(precision in (None, "float32", "float64"), f"--precision: expected float32 or float64, received {precision!r}")
 
 
 def _import_chemtrain() -> Callable[..., Path]:

@@ -11,6 +11,7 @@ import numpy as np
 from jax import export
 
 from cg_data.contracts import Array, BeadGraph, Params
+from cg_data.errors import require
 from cg_export.lammps.runtime import ARGUMENTS, N_COUNTS, shapes
 from cg_export.manifest import ArraySpec
 from cg_models.forces import energy_and_forces
@@ -94,7 +95,24 @@ def local_function(energy: GraphEnergy) -> Callable[..., tuple[Array, Array]]:
 
 
 def graph_arguments(graph: BeadGraph) -> dict[str, np.ndarray]:
-    """Return the exported function's arguments for an unpadded `BeadGraph` in free space whose beads are all local."""
+    """Return the exported function's arguments for an unpadded flat `BeadGraph` in free space whose beads are all local.
+
+    Raises `UserError` for a graph with padding, edges in rows or cell shifts, which the arguments cannot express.
+    """
+    masks = (graph.bead_mask, graph.edge_mask, graph.bond_mask, graph.angle_mask, graph.dihedral_mask)
+    found = [
+        what
+        for what, there in (
+            ("edges in rows", np.ndim(graph.senders) != 1),
+            ("cell shifts", graph.shifts is not None),
+            ("padding", not all(np.all(mask) for mask in masks)),
+        )
+        if there
+    ]
+    require(
+        not found,
+        f"artifact: expected an unpadded flat graph in free space, received one with {', '.join(found)}: make it with Artifact.graph",
+    )
     tuples = (graph.bonds, graph.angles, graph.dihedrals)
     counts = [graph.n_beads, graph.n_beads, len(graph.senders), *map(len, tuples)]
     return {

@@ -85,6 +85,13 @@ class Manifest(_Part):
             require(name in self.species_names, f"species {name!r} is not in the artifact; it knows {' '.join(self.species_names)}")
         return np.array([self.species_names.index(name) for name in names], np.int32)
 
+    def check_precision(self, wanted: str | None) -> None:
+        """Raise `UserError` where a precision is asked for that is not the artifact's."""
+        require(
+            wanted in (None, self.precision),
+            f"precision {wanted}: expected that of the artifact, {self.precision}: leave it out, or export the artifact again",
+        )
+
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest and its checksum into an artifact folder that is being made."""
@@ -101,7 +108,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     path = Path(folder) / MANIFEST_FILE
     try:
         values = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder}: expected an artifact folder with {MANIFEST_FILE}, found none: write one with cg-export stablehlo"
         ) from None

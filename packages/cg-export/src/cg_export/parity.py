@@ -11,7 +11,7 @@ import numpy as np
 
 from cg_data.contracts import BeadGraph
 from cg_data.store import Dataset
-from cg_export.artifact import TOLERANCES, Artifact, Errors, Part, compare, export_artifact, with_precision
+from cg_export.artifact import TOLERANCES, Artifact, Errors, Part, Precision, compare, export_artifact, with_precision
 from cg_export.lammps.build import ensure_plugin
 from cg_export.lammps.data_file import bonded_kinds, box_bounds, data_file, wrap
 from cg_export.lammps.input import LammpsConfig, input_file
@@ -43,22 +43,23 @@ def parity(
     bundle: Bundle,
     systems: dict[str, tuple[System, np.ndarray]],
     artifact: Path | str | None = None,
-    precision: str = "float32",
+    precision: Precision | None = None,
     ranks: Sequence[int] = (1,),
     plugin: Path | str | None = None,
 ) -> list[ParityRow]:
     """Compare bundle, artifact and LAMMPS on frames; return one row for each system and comparison.
 
-    systems: name -> (system, positions [n_frames, n_beads, 3] angstrom). artifact: its folder; exported aside in `precision` where
-    None. ranks: numbers of MPI ranks LAMMPS runs on; none for an empty sequence. Errors are relative to the largest
+    systems: name -> (system, positions [n_frames, n_beads, 3] angstrom). artifact: its folder; exported aside in `precision`, float32 where
+    None, where it is None. ranks: numbers of MPI ranks LAMMPS runs on; none for an empty sequence. Errors are relative to the largest
     expected energy or force of each frame, the worst over frames.
     """
     rows: list[ParityRow] = []
     with tempfile.TemporaryDirectory() as scratch, jax.enable_x64(True):
         if artifact is None:
             artifact = Path(scratch) / "model"
-            export_artifact(bundle, artifact, "float64" if precision == "float64" else "float32", ladder=())
+            export_artifact(bundle, artifact, precision or "float32", ladder=())
         loaded = Artifact(artifact)
+        loaded.manifest.check_precision(precision)
         bundle = with_precision(bundle, loaded.manifest.precision)
         tolerance = TOLERANCES[loaded.manifest.precision]
         graphs = {name: [_graph(loaded, system, x) for x in frames] for name, (system, frames) in systems.items()}

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 PLUGIN_FILE = "cgplugin.so"
 SOURCES = ("plugin.cpp", "pair_cg.cpp", "artifact.cpp", "sha256.cpp", "runtime_python.cpp", "runtime_pjrt.cpp")
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
+LIBRARY_STARTS = (b"\x7fELF", b"\xcf\xfa\xed\xfe")
+"""First bytes of a shared library on Linux and macOS: nothing else is replaced."""
 NEEDED_HEADERS = ("pair.h", "neighbor.h", "json.h")
 
 
@@ -59,9 +61,15 @@ def build_plugin(
     go to the compiler, for example -DLAMMPS_BIGBIG where LAMMPS was built so, or -I with the folder of `mpi.h`. pjrt_include: folder
     with XLA's `pjrt_c_api.h`, which adds the runtime `pjrt`; without it that runtime is refused with a line that says so.
 
-    Raises `UserError`, one line, where the compiler, the headers or Python's shared library are missing, or compilation fails.
+    Raises `UserError`, one line, where the compiler, the headers or Python's shared library are missing, `output` is another file, or
+    compilation fails.
     """
     output = default_plugin() if output is None else Path(output)
+    if output.is_file():
+        with open(output, "rb") as file:
+            start = file.read(4)
+        message = f"{output}: already exists and is no shared library; expected a new file or an older plugin: choose another or remove it"
+        require(not start or start in LIBRARY_STARTS, message)
     command = find_compiler(compiler)
     include = _find_headers(lammps_include)
     if pjrt_include is not None:

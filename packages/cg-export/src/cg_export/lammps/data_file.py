@@ -27,11 +27,7 @@ def data_file(
     in LAMMPS's own styles; without it all tuples of a kind are of type 1. Raises `UserError` for a species that is
     not in `species_names`, and for a box smaller than the beads' extent.
     """
-    for name in system.names:
-        require(
-            name in species_names,
-            f"species {name!r} is not in the model; it knows {' '.join(species_names)}: use another model or structure",
-        )
+    check_species(system, species_names)
     types = np.array([list(species_names).index(name) + 1 for name in system.names])
     molecules = np.unique(system.chain_index, return_inverse=True)[1] + 1
     low, high = box_bounds(system.positions, box_angstrom)
@@ -55,6 +51,15 @@ def data_file(
         if rows:
             lines += ["", title, "", *rows]
     return "\n".join([*lines, ""])
+
+
+def check_species(system: System, species_names: Sequence[str]) -> None:
+    """Raise `UserError` naming the first species of a system that is not in `species_names`."""
+    for name in system.names:
+        require(
+            name in species_names,
+            f"species {name!r} is not in the model; it knows {' '.join(species_names)}: use another model or structure",
+        )
 
 
 def _sections(system: System, native: NativePrior | None) -> tuple[dict[str, list[str]], dict[str, int]]:

@@ -15,6 +15,10 @@ BONDED_REACH_ANGSTROM = 14.0
 """Ghost atoms must reach the far end of a dihedral: three bonds of 3.8 A, stretched by a fifth."""
 
 
+MAX_STEPS = 2**31 - 1
+"""Of one `run` command: LAMMPS counts them in 32 bits."""
+
+
 class LammpsConfig(Configuration):
     """How a simulation runs."""
 
@@ -26,8 +30,8 @@ class LammpsConfig(Configuration):
     exchange_every: int = pydantic.Field(default=1000, gt=0, description="steps between attempts to exchange neighbouring temperatures")
     timestep_femtoseconds: float = pydantic.Field(default=4.0, gt=0)
     damping_femtoseconds: float = pydantic.Field(default=1000.0, gt=0, description="relaxation time of the Langevin thermostat")
-    steps: int = pydantic.Field(default=100_000, ge=0)
-    minimise_steps: int = pydantic.Field(default=0, ge=0, description="of conjugate gradient before the dynamics")
+    steps: int = pydantic.Field(default=100_000, ge=0, le=MAX_STEPS)
+    minimise_steps: int = pydantic.Field(default=0, ge=0, le=MAX_STEPS // 10, description="of conjugate gradient before the dynamics")
     thermo_every: int = pydantic.Field(default=1000, gt=0)
     dump_every: int = pydantic.Field(default=1000, gt=0)
     restart_every: int = pydantic.Field(default=0, ge=0, description="0 writes no restart files while running")
@@ -144,9 +148,9 @@ def _force_lines(config: LammpsConfig, manifest: Manifest, has: dict[str, bool],
         lines.append("special_bonds   lj/coul 1 1 1")
     return [
         *lines,
-        f"neighbor        {config.skin_angstrom:g} bin",
+        f"neighbor        {config.skin_angstrom:.15g} bin",
         "neigh_modify    every 1 delay 0 check yes",
-        f"comm_modify     cutoff {reach:g}",
+        f"comm_modify     cutoff {reach:.15g}",
     ]
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -76,6 +77,11 @@ def run_lammps(
     if partitions > 1:
         options += ["-partition", f"{partitions}x{ranks}"]
     command = [*launcher, *program, "-in", input_name, "-log", LOG_FILE, "-screen", "none", *options]
+    log = folder / LOG_FILE
+    # A partition's own error is in its own log.
+    logs = [log, *(folder / f"{LOG_FILE}.{k}" for k in range(partitions if partitions > 1 else 0))]
+    for path in logs:
+        path.unlink(missing_ok=True)  # LAMMPS would replace it, if it came so far
     done = subprocess.run(
         command,
         cwd=folder,
@@ -85,32 +91,56 @@ def run_lammps(
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    log = folder / LOG_FILE
     text = log.read_text() if log.is_file() else ""
     if done.returncode:
-        lines = [line for line in (text + "\n" + done.stderr).splitlines() if line.startswith("ERROR")]
+        said = "\n".join(path.read_text() for path in logs if path.is_file())
+        lines = [line for line in (said + "\n" + done.stderr).splitlines() if line.startswith("ERROR")]
         reason = lines[0] if lines else " ".join((done.stderr or done.stdout).split()[-40:]) or f"exit code {done.returncode}"
         raise UserError(f"LAMMPS in {folder}: {reason}")
     return _read_log(log, text)
 
 
 def read_dump(path: Path | str, columns: Sequence[str]) -> list[tuple[int, np.ndarray]]:
-    """Return (timestep, [n_atoms, n_columns] float64) of each snapshot of a text dump, atoms sorted by ID."""
+    """Return (timestep, [n_atoms, n_columns] float64) of each snapshot of a text dump, atoms sorted by ID.
+
+    A last snapshot that is not whole, because LAMMPS was killed or is still writing, is left out. Raises `UserError` where the file
+    or a column is missing.
+    """
+    require(Path(path).is_file(), f"{path}: no such file: give the dump of a run")
     snapshots: list[tuple[int, np.ndarray]] = []
     with open(path) as file:
-        while line := file.readline():
-            if not line.startswith("ITEM: TIMESTEP"):
-                continue
-            step = int(file.readline())
-            n_atoms = 0
-            while not (line := file.readline()).startswith("ITEM: ATOMS"):
-                if line.startswith("ITEM: NUMBER OF ATOMS"):
-                    n_atoms = int(file.readline())
-            names = line.split()[2:]
-            rows = np.array([file.readline().split() for _ in range(n_atoms)], float)
-            order = np.argsort(rows[:, names.index("id")])
-            snapshots.append((step, rows[order][:, [names.index(column) for column in columns]]))
+        while (snapshot := _read_snapshot(file, path, columns)) is not None:
+            snapshots.append(snapshot)
     return snapshots
+
+
+def _read_snapshot(file: TextIO, path: Path | str, columns: Sequence[str]) -> tuple[int, np.ndarray] | None:
+    """Return the next whole snapshot, None where there is none."""
+    try:
+        while not _whole_line(file).startswith("ITEM: TIMESTEP"):
+            pass
+        step = int(_whole_line(file))
+        n_atoms = 0
+        while not (line := _whole_line(file)).startswith("ITEM: ATOMS"):
+            if line.startswith("ITEM: NUMBER OF ATOMS"):
+                n_atoms = int(_whole_line(file))
+        names = line.split()[2:]
+        rows = np.array([_whole_line(file).split() for _ in range(n_atoms)], float)
+    except EOFError:
+        return None
+    wanted = ["id", *columns]
+    require(
+        set(wanted) <= set(names), f"{path}: expected columns {' '.join(wanted)}, received {' '.join(names)}: add them to the dump command"
+    )
+    order = np.argsort(rows[:, names.index("id")])
+    return step, rows[order][:, [names.index(column) for column in columns]]
+
+
+def _whole_line(file: TextIO) -> str:
+    line = file.readline()
+    if not line.endswith("\n"):
+        raise EOFError
+    return line
 
 
 def _read_log(path: Path, text: str) -> LammpsRun:
