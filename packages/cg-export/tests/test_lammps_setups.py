@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cg_data.errors import UserError
-from cg_export.artifact import compare
+from cg_export.artifact import compare, export_artifact
 from cg_export.lammps.input import LammpsConfig, input_file
 from cg_export.lammps.run import read_dump, run_lammps
 from cg_export.lammps.system import System, combine
@@ -127,6 +127,23 @@ def test_ghost_distance_reaches_a_receptive_field_of_many_digits(artifact: Path)
     skin, reach = float(words["neighbor"][1]), float(words["comm_modify"][2])
     assert skin == config.skin_angstrom
     assert reach >= (manifest.receptive_field_angstrom + skin) * (1 - 1e-12)
+
+
+def test_box_in_which_a_chain_meets_its_own_image_is_refused(artifact: Path, chain_system: Callable[..., System], tmp_path: Path) -> None:
+    system = chain_system([12])
+    extent = float(np.ptp(system.positions, axis=0).max())
+    with pytest.raises(UserError, match=r"box_angstrom: expected at least \S+ A, so that a chain of .* enlarge the box"):
+        write_lammps(artifact, system, tmp_path / "run", LammpsConfig(box_angstrom=extent + 9), plugin=tmp_path)
+    write_lammps(artifact, system, tmp_path / "run", LammpsConfig(box_angstrom=extent + 11), plugin=tmp_path)
+
+
+def test_run_on_a_part_of_a_model_says_so(
+    bundle: Bundle, chain_system: Callable[..., System], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    export_artifact(bundle, tmp_path / "network", part="backbone", ladder=())
+    with caplog.at_level("WARNING", logger="cg_export"):
+        write_lammps(tmp_path / "network", chain_system([5]), tmp_path / "run", plugin=tmp_path)
+    assert "network: the artifact holds the backbone alone, not the whole model" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """LAMMPS's `system.data`: atoms whose IDs run along the chains, one molecule for each unbroken segment, and all bonded tuples."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -59,6 +60,21 @@ def check_species(system: System, species_names: Sequence[str]) -> None:
         require(
             name in species_names,
             f"species {name!r} is not in the model; it knows {' '.join(species_names)}: use another model or structure",
+        )
+
+
+def check_box(system: System, edge: float, receptive_field_angstrom: float) -> None:
+    """Raise `UserError` where a periodic cube is so small that a chain meets its own image within a model's receptive field.
+
+    Sequence separations would then be wrong: an image of the next residue but two is no neighbour along the chain.
+    """
+    for chain in np.unique(system.chain_index):
+        extent = float(np.ptp(system.positions[system.chain_index == chain], axis=0).max())
+        least = math.ceil(10.0 * (extent + receptive_field_angstrom)) / 10.0
+        require(
+            edge >= least,
+            f"box_angstrom: expected at least {least:g} A, so that a chain of {extent:.1f} A does not meet its own image within the "
+            f"{receptive_field_angstrom:g} A that the model sees, received {edge:g}: enlarge the box",
         )
 
 

@@ -1,5 +1,6 @@
 """Write everything that one simulation needs into one folder: model, data, input, job script."""
 
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,14 @@ from cg_data.atomic import atomic_folder
 from cg_data.errors import require
 from cg_export.artifact import DEFAULT_LADDER, Precision, export_artifact
 from cg_export.lammps.build import ensure_plugin
-from cg_export.lammps.data_file import bonded_kinds, check_species, data_file
+from cg_export.lammps.data_file import bonded_kinds, check_box, check_species, data_file
 from cg_export.lammps.input import LammpsConfig, batch_file, input_file
 from cg_export.lammps.native import trained_prior, write_native_prior
 from cg_export.lammps.system import System, combine
 from cg_export.manifest import read_manifest
 from cg_models.bundle import Bundle
+
+logger = logging.getLogger(__name__)
 
 
 def write_lammps(
@@ -46,8 +49,15 @@ def write_lammps(
     system = combine([structure for structure in structures for _ in range(config.copies)], config.copy_spacing_angstrom)
     if isinstance(model, Bundle):
         check_species(system, model.species_names)
+        reach = model.receptive_field_angstrom
     else:
-        read_manifest(model).check_precision(precision)
+        manifest = read_manifest(model)
+        manifest.check_precision(precision)
+        reach = manifest.receptive_field_angstrom
+        if manifest.part != "full":
+            logger.warning("%s: the artifact holds the %s alone, not the whole model", model, manifest.part)
+    if config.box_angstrom is not None:
+        check_box(system, config.box_angstrom, reach)
     plugin = ensure_plugin() if plugin is None else Path(plugin).resolve()
     with atomic_folder(output, overwrite=overwrite) as aside:
         if isinstance(model, Bundle):
