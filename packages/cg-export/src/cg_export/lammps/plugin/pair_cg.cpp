@@ -237,7 +237,8 @@ void PairCG::compute(int eflag, int vflag)
   if (rebuilt && artifact.needs_topology) check_bonds();
   set = (set + 1) % cg::N_SETS;
   const int n_all = atom->nlocal + atom->nghost;
-  if (n_all <= budget.beads) fill_positions();
+  // A rank without atoms has nothing compiled on its first step, and no buffers to send.
+  if (budget.beads > 0 && n_all <= budget.beads) fill_positions();
   const bool recompiled = fit_budget();
   if (recompiled) fill_positions();
   if (rebuilt || recompiled) fill_lists();
