@@ -15,17 +15,23 @@ import numpy as np
 import pytest
 import yaml
 
+from cg_data import contracts
 from cg_data.errors import UserError
 from cg_data.mapping import RESIDUE_SPECIES
 from cg_data.split import SplitConfig
 from cg_data.store import Dataset, write_dataset
 from cg_models.bundle import load_bundle
 from cg_priors.parameters import PriorParameters, Term, save_prior
-from cg_train import gradient_stage, preemption
+from cg_train import frames, gradient_stage, preemption, prepare, targets
+from cg_train import run as run_module
 from cg_train.config import TrainConfig
+from cg_train.frames import GraphSource
 from cg_train.metrics import read_metrics
 from cg_train.preemption import EXIT_REQUEUE, Stopped, note_signals_from_here
 from cg_train.run import RunResult, run
+from cg_train.trainer import Trainer
+
+from .conftest import make_frames
 
 Make = Callable[..., TrainConfig]
 
@@ -480,3 +486,58 @@ def test_the_command_that_goes_on_can_be_pasted(only_prior: Make, tmp_path: Path
         "--resume",
         "auto",
     ]
+
+
+def test_a_frozen_prior_too_large_to_keep_goes_through_the_step_and_the_network_learns_the_same(
+    hybrid: RunResult, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subtracted: list[bool] = []
+    targets_of = Trainer.targets
+    monkeypatch.setattr(
+        Trainer, "targets", lambda self, source, state, wanted: subtracted.append(wanted) or targets_of(self, source, state, wanted)
+    )
+    through = run(tiny("ema_decay=0.5", "data.prior_cache_gigabytes=0"), tmp_path / "run")
+    assert set(subtracted) == {False}
+    ours, theirs = (jax.tree.leaves(load_bundle(result.bundle).params) for result in (through, hybrid))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert through.metrics["validation_mse"] == pytest.approx(hybrid.metrics["validation_mse"], rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "prior"])
+def test_what_a_start_reads_does_not_grow_with_the_data_set(mode: str, tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process reads at the start what describes the data; all of a large data set, in hundreds of processes, would take days."""
+    monkeypatch.setattr(prepare, "DESCRIBING_FRAMES", 10)
+    monkeypatch.setattr(frames, "EDGE_SAMPLE", 10)
+    monkeypatch.setattr(targets, "STATISTICS_FRAMES", 10)
+
+    def started(*arguments: object) -> None:
+        raise Stopped(signal.SIGTERM, "before the first step")
+
+    monkeypatch.setattr(run_module, "run_stages", started)
+    read, look = GraphSource._of, contracts.first_not_finite
+    counts = []
+    for n_frames in (100, 400):
+        made = write_dataset(tmp_path / f"{n_frames}", {"7aaaA00": make_frames(7, n_frames, 0)})
+        seen: list[str] = []
+        with monkeypatch.context() as counted:
+            counted.setattr(GraphSource, "_of", lambda self, sample, name, seen=seen: seen.append(name) or read(self, sample, name))
+            counted.setattr(contracts, "first_not_finite", lambda array, seen=seen: seen.extend(["all"] * array.ndim) or look(array))
+            options = (f"dataset={made.path}", f"model.mode={mode}", "stages=[{train: prior, steps: 4}]", "validation.max_frames=5")
+            with pytest.raises(Stopped):
+                run(tiny(*options), tmp_path / f"{mode}{n_frames}")
+        assert seen.count("all") == 1  # temperatures; never all numbers of all beads
+        counts.append(len(seen))
+    assert counts[0] == counts[1] < 100
+
+
+def test_a_frame_that_is_not_finite_is_named_when_it_is_read(only_prior: Make, tmp_path: Path) -> None:
+    made = write_dataset(tmp_path / "dataset", {"7aaaA00": make_frames(7, 60, 0)})
+    file = made.path / "domains/7aaaA00/forces.npy"
+    forces = np.load(file)
+    bad = int(made.split("train")["7aaaA00"][3])
+    forces[bad, 2, 1] = np.nan
+    np.save(file, forces)
+    with pytest.raises(UserError, match=rf"7aaaA00: forces must be finite; frame {bad} is not"):
+        run(only_prior(f"dataset={made.path}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

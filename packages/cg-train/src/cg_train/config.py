@@ -146,7 +146,7 @@ class StageConfig(Configuration):
 
     kind: Literal["gradient"] = "gradient"
     train: Literal["backbone", "prior", "both"] = "backbone"
-    """Which parameters move. A frozen prior is subtracted from the forces once, before the stage."""
+    """Which parameters move. A frozen prior is subtracted from the forces once, before the stage, where memory allows it."""
     optimizer: OptimizerConfig = Adam()
     learning_rate: Rate = 2e-3
     schedule: ScheduleConfig = WarmupCosine()
@@ -280,6 +280,8 @@ class DataConfig(Configuration):
     """The same for frames at a temperature, kelvin."""
     edge_cache_gigabytes: float = pydantic.Field(default=2.0, ge=0)
     """Memory for the edges of frames already seen; beyond it edges are built again each time."""
+    prior_cache_gigabytes: float = pydantic.Field(default=4.0, ge=0)
+    """Memory of a process for a frozen prior's forces on all training frames; where they need more, the prior goes through the step."""
     budget_margin: float = pydantic.Field(default=0.05, ge=0)
     """Room for edges beyond what the sampled frames need, as a share."""
     most_shapes: Annotated[int, pydantic.Field(ge=1, le=16)] = 4

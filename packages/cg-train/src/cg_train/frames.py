@@ -1,5 +1,6 @@
 """The frames of a split: a table of them, their graphs, and what is learned from each."""
 
+import copy
 import dataclasses
 import threading
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ def select_frames(dataset: Dataset, split: str, config: DataConfig) -> FrameTabl
     )
     names, domain, frame, temperature = tuple(sorted(chosen)), [], [], []
     for index, name in enumerate(names):
-        of_domain = np.asarray(dataset.frames(name).temperature)[chosen[name]]
+        of_domain = np.asarray(dataset.frames(name, numbers=False).temperature)[chosen[name]]
         keep = np.ones(len(of_domain), bool)
         if config.temperatures_kelvin is not None:
             keep = np.isclose(of_domain[:, None], np.asarray(config.temperatures_kelvin)[None, :], atol=0.5).any(axis=1)
@@ -111,12 +112,17 @@ Edges = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 class GraphSource:
-    """Makes the graph and the labels of any frame of a table; edges are kept once built, up to a limit."""
+    """Makes the graph and the labels of any frame of a table; edges are kept once built, up to a limit.
+
+    Nothing is read of a frame before it is asked for: a data set may be larger than what a file system reads in a day. Numbers that
+    are not finite are a `UserError` then.
+    """
 
     def __init__(self, dataset: Dataset, table: FrameTable, cutoff_angstrom: float, cache_gigabytes: float):
         self.table = table
         self._cutoff = cutoff_angstrom
-        self._frames: list[BeadFrames] = [dataset.frames(name) for name in table.domain_names]
+        self._path = dataset.path
+        self._frames: list[BeadFrames] = [dataset.frames(name, numbers=False) for name in table.domain_names]
         for name, frames in zip(table.domain_names, self._frames, strict=True):
             if frames.forces is None:
                 raise UserError(
@@ -130,13 +136,23 @@ class GraphSource:
         self._bytes_left = int(cache_gigabytes * 1e9)
         self._lock = threading.Lock()
 
+    def thinned(self, n_frames: int) -> "GraphSource":
+        """Return a source of at most `n_frames` of the frames, spread evenly, which keeps no edges; itself where it has no more."""
+        table = self.table.thinned(n_frames)
+        if table is self.table:
+            return self
+        other = copy.copy(self)
+        other.__dict__.pop("needs", None)
+        other.table, other._edges, other._bytes_left, other._lock = table, {}, 0, threading.Lock()
+        return other
+
     def positions(self, sample: int) -> np.ndarray:
         """Return [n_beads, 3] float32, angstrom."""
-        return np.asarray(self._frames[self.table.domain[sample]].positions[self.table.frame[sample]])
+        return self._finite(sample, "positions")
 
     def forces(self, sample: int) -> np.ndarray:
         """Return [n_beads, 3] float32, kcal/mol/angstrom."""
-        return np.asarray(self._frames[self.table.domain[sample]].forces[self.table.frame[sample]])
+        return self._finite(sample, "forces")
 
     def weight(self, sample: int) -> float:
         """Return the frame's weight in losses."""
@@ -145,7 +161,7 @@ class GraphSource:
 
     def force_error(self, sample: int) -> np.ndarray | None:
         """Return the standard errors of the forces, [n_beads, 3] kcal/mol/angstrom, where the data have them."""
-        return self._of(sample, "force_error")
+        return None if self._of(sample, "force_error") is None else self._finite(sample, "force_error")
 
     def energy(self, sample: int) -> float:
         """Return the frame's energy, kcal/mol; NaN where it has none."""
@@ -194,6 +210,13 @@ class GraphSource:
                 samples = samples[np.linspace(0, len(samples) - 1, each).round().astype(np.int64)]
             rows.append(max((self.n_rows(int(sample)) for sample in samples), default=0))
         return np.column_stack([tuples, rows]).astype(np.int64)
+
+    def _finite(self, sample: int, name: str) -> np.ndarray:
+        values = np.asarray(self._of(sample, name))
+        if not np.isfinite(values).all():
+            place = self._path / "domains" / self.table.domain_names[self.table.domain[sample]]
+            raise UserError(f"{place}: {name} must be finite; frame {self.table.frame[sample]} is not: remove it and prepare again")
+        return values
 
     def _of(self, sample: int, name: str) -> Any:
         values = getattr(self._frames[self.table.domain[sample]], name)

@@ -24,6 +24,7 @@ from cg_train.optimizer import make_optimizer, make_schedule
 from cg_train.order import random_generator
 from cg_train.state import Progress, TrainState, trained
 from cg_train.step import StepFn, SumsFn, evaluated_params, evaluation_function, make_step
+from cg_train.targets import label_bytes
 from cg_train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,16 @@ class GradientStage:
         # So it does where stress is learned, of which the prior's share is not computed ahead.
         # And in an ensemble whose members trained theirs apart.
         apart = trainer.n_members is not None and any(isinstance(s, c.StageConfig) and s.train != "backbone" for s in config.stages)
-        frozen = frozen and not apart
-        self.subtracted_prior = frozen and config.augmentation.noise_angstrom == 0 and config.loss.stress_weight == 0
+        # And where its forces on all frames are more than a process may keep.
+        n_bytes = label_bytes(trainer.training.table, trainer.dtype)
+        fits = n_bytes <= config.data.prior_cache_gigabytes * 1e9
+        self.subtracted_prior = frozen and not apart and config.augmentation.noise_angstrom == 0 and config.loss.stress_weight == 0 and fits
+        if frozen and not fits:
+            logger.info(
+                "the frozen prior goes through the step: its forces on all frames take %.3g GB, data.prior_cache_gigabytes is %g",
+                n_bytes / 1e9,
+                config.data.prior_cache_gigabytes,
+            )
         self.schedule = make_schedule(stage, self.n_steps)
         self.optimizer = make_optimizer(stage, self.schedule)
         self.energy = trainer.model.energy_of("backbone" if self.subtracted_prior else "full")

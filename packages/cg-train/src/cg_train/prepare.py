@@ -34,6 +34,8 @@ from cg_train.warm_start import warm_state
 
 logger = logging.getLogger(__name__)
 
+DESCRIBING_FRAMES = 20_000
+"""Frames, at most, behind numbers that describe a data set: mean square forces, energies of species. All would be read at every start."""
 INITIAL_FORCE_SHARE = 0.1
 """A fresh backbone's forces, as a share of the rms of what it has to learn, most of which is noise."""
 
@@ -149,10 +151,10 @@ def _statistics(
     statistics = fresh if old is None else old
     if config.loss.energy_weight == 0 or config.model.mode == "prior":
         return statistics
-    energies = None
+    energies, source = None, training.thinned(DESCRIBING_FRAMES)
     if frozen_prior is not None and inputs.prior is not None:
-        energies = frozen_prior(inputs.prior.arrays, training).energies
-    offsets = energy_reference(training, config.energy_reference, inputs.dataset.species_names, energies)
+        energies = frozen_prior(inputs.prior.arrays, source).energies
+    offsets = energy_reference(source, config.energy_reference, inputs.dataset.species_names, energies)
     return ModelStatistics.parse({**statistics.to_dict(), "species_offsets": offsets}, "energy_reference")
 
 
@@ -190,11 +192,12 @@ def _has_plateau(stage: AnyStage) -> bool:
 def _references(
     prior: PriorParameters | None, frozen_prior: FrozenPrior | None, training: GraphSource, validation: GraphSource | None
 ) -> dict[str, float]:
-    """Return the mean square errors of predicting nothing, and of the prior alone."""
+    """Return the mean square errors of predicting nothing, and of the prior alone, on at most `DESCRIBING_FRAMES` frames of each split."""
     found = {}
-    for name, source in (("train", training), ("validation", validation)):
-        if source is None:
+    for name, frames in (("train", training), ("validation", validation)):
+        if frames is None:
             continue
+        source = frames.thinned(DESCRIBING_FRAMES)
         found[f"{name}_zero_mse"] = Targets(source, None).mean_square()
         if prior is not None and frozen_prior is not None:
             found[f"{name}_prior_mse"] = Targets(source, frozen_prior(prior.arrays, source)).mean_square()

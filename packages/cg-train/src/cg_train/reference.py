@@ -11,20 +11,18 @@ from cg_train.frames import GraphSource
 
 logger = logging.getLogger(__name__)
 
-MOST_FRAMES = 20_000
-
 
 def energy_reference(
     source: GraphSource, config: EnergyReferenceConfig, species_names: Sequence[str], prior_energies: np.ndarray | None = None
 ) -> tuple[float, ...]:
-    """Return the energy per bead of each species, kcal/mol, from the training frames' energies less the prior's [n_frames].
+    """Return the energy per bead of each species, kcal/mol, from all energies of a source of training frames less the prior's [n_frames].
 
     Raises `UserError` where no training frame has an energy, or where given species are unknown or incomplete.
     """
-    samples = np.unique(np.linspace(0, len(source.table) - 1, min(len(source.table), MOST_FRAMES)).round().astype(np.int64)).tolist()
+    samples = range(len(source.table))
     energies = np.array([source.energy(sample) for sample in samples])
     if prior_energies is not None:
-        energies = energies - prior_energies[samples]
+        energies = energies - prior_energies
     labelled = np.isfinite(energies)
     require(
         bool(labelled.any()),

@@ -37,6 +37,7 @@ OPERATIONAL = (
     "data.prefetch_threads",
     "data.prefetch_batches",
     "data.edge_cache_gigabytes",
+    "data.prior_cache_gigabytes",
     "trackers",
 )
 """Options that change when things are written and how fast, not what is learned."""

@@ -13,7 +13,7 @@ from cg_models.graph import Budget, BudgetOverflow, pack, plan_budget
 from cg_models.hybrid import Model
 from cg_models.statistics import ModelStatistics, average_neighbours
 from cg_train.config import LossConfig
-from cg_train.frames import GraphSource
+from cg_train.frames import FrameTable, GraphSource
 from cg_train.loader import Example, largest_budget
 
 FRAMES_AT_ONCE = 64
@@ -28,6 +28,12 @@ class PriorLabels:
     energies: np.ndarray
 
 
+def label_bytes(table: FrameTable, dtype: np.dtype) -> int:
+    """Return the memory that `PriorLabels` of all frames of a table take."""
+    n_frames = np.bincount(table.domain, minlength=len(table.n_beads))
+    return int(3 * dtype.itemsize * (n_frames * table.n_beads).sum()) + 8 * len(table)
+
+
 class FrozenPrior:
     """A prior on whole sources of frames: compiled once, and remembered for the last parameters asked for."""
 
@@ -37,7 +43,7 @@ class FrozenPrior:
         self._dtype = dtype
         self._budget: Budget | None = None
         self._arrays: Any = None
-        self._known: dict[int, PriorLabels] = {}
+        self._known: dict[int, tuple[GraphSource, PriorLabels]] = {}
 
     def __call__(self, arrays: Mapping[str, Mapping[str, Array]], source: GraphSource) -> PriorLabels:
         """Return the prior's forces and energies on every frame of a source.
@@ -48,8 +54,9 @@ class FrozenPrior:
         if self._arrays is None or not all(map(np.array_equal, jax.tree.leaves(arrays), jax.tree.leaves(self._arrays))):
             self._arrays, self._known = arrays, {}
         if id(source) not in self._known:
-            self._known[id(source)] = self._compute(arrays, source)
-        return self._known[id(source)]
+            # With the source, whose number would go to another one once it is gone.
+            self._known[id(source)] = source, self._compute(arrays, source)
+        return self._known[id(source)][1]
 
     def _compute(self, arrays: Any, source: GraphSource) -> PriorLabels:
         table = source.table
@@ -111,7 +118,7 @@ class Targets:
     def mean_square(self) -> float:
         """Return the mean square component over all frames: the error of an energy that is constant."""
         squares, count = 0.0, 0
-        # One frame after the other: all of them may be more than fits the memory.
+        # One frame after the other, so that they need not be in memory together.
         for sample in range(len(self._source.table)):
             forces = self.forces(sample)
             squares, count = squares + float(np.square(forces, dtype=np.float64).sum()), count + forces.size

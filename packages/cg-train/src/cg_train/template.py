@@ -16,6 +16,7 @@ data:
   domain_weights: {}        # for example {1abcA00: 2.0}: drawn twice as often, with replacement
   temperature_weights: {}   # for example {320.0: 2.0}
   edge_cache_gigabytes: 2.0 # memory for edges of frames already seen
+  prior_cache_gigabytes: 4.0 # for forces of a frozen prior on all training frames; beyond it the prior goes through the step
   budget_margin: 0.05       # room for edges beyond what sampled frames need
   most_shapes: 4            # of batches, each compiled once: more shapes, less padding
   prefetch_threads: 1
