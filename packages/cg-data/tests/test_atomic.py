@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cg_data.atomic import atomic_file, atomic_folder, check_place, hold, sha256
+from cg_data.atomic import atomic_file, atomic_folder, check_place, hold, keep_out, sha256
 from cg_data.errors import UserError
 
 
@@ -91,3 +91,15 @@ def test_holding_a_name_leaves_what_others_write_under_longer_names(tmp_path):
         (tmp_path / ".a.0123abcd.tmp").mkdir()
         with hold(tmp_path, "a"):
             assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".a.lock", aside.name])
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
+    with keep_out(tmp_path), pytest.raises(UserError, match="another process is at work in it"):
+        keep_out(tmp_path)
+
+    def none_here(file, what):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", none_here)
+    with keep_out(tmp_path), keep_out(tmp_path):
+        pass

@@ -137,9 +137,7 @@ def test_the_frames_named_are_those_of_the_member_that_failed(ensemble: Ensemble
     config = small(tiny)
     trainer, _, progress = prepare(look_at(config, tmp_path / "run", None, False, "auto")[0], StopRequest(), None, "auto", 2)
     stage = EnsembleStage(trainer, config.stages[0], progress)
-    trainer.checkpoints.close()
-    assert trainer.journal is not None
-    trainer.journal.close()
+    trainer.close()
     state = TrainState(**{**dict.fromkeys(field.name for field in dataclasses.fields(TrainState)), "failed_step": np.array([3, 5])})
     with pytest.raises(UserError, match="step 4: the loss of member 0") as caught:
         stage.check_finite(state)

@@ -1,6 +1,8 @@
 """Nothing that a run did not write itself is replaced by it, and a place that cannot be written to is one line."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,3 +93,20 @@ def test_an_output_that_is_a_file_is_one_clear_line(only_prior: Make, tmp_path: 
     with pytest.raises(UserError, match="cannot be written"):
         run(only_prior(SHORT), tmp_path / place)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_in_which_another_process_trains_is_refused_and_free_once_that_is_killed(
+    first: RunResult, only_prior: Make, tmp_path: Path
+) -> None:
+    shutil.copytree(first.output, tmp_path / "run")
+    hold = f"from cg_data.atomic import keep_out; lock = keep_out({str(tmp_path / 'run')!r}); print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        before = contents(tmp_path / "run")
+        with pytest.raises(UserError, match=r"run: another process is at work in it: wait"):
+            run(only_prior(SHORT), tmp_path / "run", resume="auto")
+        assert contents(tmp_path / "run") == before
+        other.kill()
+    assert run(only_prior(SHORT), tmp_path / "run", resume="auto").metrics == first.metrics
+    assert not (tmp_path / "run/.lock").exists()

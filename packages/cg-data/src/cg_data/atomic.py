@@ -17,6 +17,9 @@ from cg_data.errors import UserError
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Failures of a path that is right: whoever wrote there says what to do."""
 PIECES, PIECE_BYTES = 16, 65_536
+LOCK_FILE = ".lock"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems without locks answer, as Lustre does where it is mounted without them."""
 
 
 @contextlib.contextmanager
@@ -106,6 +109,24 @@ def hold(folder: Path, name: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def keep_out(folder: Path | str) -> IO[str]:
+    """Return a file whose lock keeps other processes that ask for it out of a folder, until it is closed or the process ends.
+
+    Raises `UserError` where another one has it. On a file system without locks nobody is kept out.
+    """
+    path = Path(folder) / LOCK_FILE
+    file = open(path, "w")  # noqa: SIM115 - held by the caller
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(f"{folder}: another process is at work in it: wait until it has ended, or choose another folder") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return file
 
 
 def sha256(path: Path | str) -> str:

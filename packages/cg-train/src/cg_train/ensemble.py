@@ -89,9 +89,7 @@ def run_ensemble(
                 "gradient_accumulation, or train members one by one with cg-train run seed=..."
             ) from None
         finally:
-            trainer.checkpoints.close()
-            if trainer.journal is not None:
-                trainer.journal.close()
+            trainer.close()
 
 
 def members_mesh(mesh: Mesh, n_members: int) -> Mesh:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from cg_data.atomic import keep_out
 from cg_data.errors import UserError, require
 from cg_data.store import Dataset
 from cg_models.graph import pack, plan_budget
@@ -95,8 +96,10 @@ def prepare(
     order = SampleOrder(config.seed, len(training.table), sampling_weights(training.table, config.data))
     # Only now, when nothing more can be refused.
     output.mkdir(parents=True, exist_ok=True)
-    journal = None
+    journal = lock = None
     if jax.process_index() == 0:
+        # The same job submitted twice would mix its lines and checkpoints.
+        lock = keep_out(output)
         config.save(output / "config.yaml")
         other = restored.path.parent.parent / "metrics.jsonl" if restored is not None and resumed else None
         stands_at = progress.step if resumed else -1
@@ -116,6 +119,7 @@ def prepare(
         order=order,
         checkpoints=checkpoint.Checkpoints(output / "checkpoints", config.checkpoints.keep),
         journal=journal,
+        lock=lock,
         stop=stop,
         inputs=inputs.checksums,
         frozen_prior=frozen_prior,

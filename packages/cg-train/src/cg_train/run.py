@@ -86,9 +86,7 @@ def run(config: TrainConfig, output: Path | str, resume: str | None = None, allo
             state = run_stages(trainer, state, progress)
             return _finish(trainer, state, progress, inputs)
         finally:
-            trainer.checkpoints.close()
-            if trainer.journal is not None:
-                trainer.journal.close()
+            trainer.close()
 
 
 def look_at(

@@ -3,7 +3,8 @@
 import dataclasses
 import signal
 from dataclasses import dataclass
-from typing import NoReturn
+from pathlib import Path
+from typing import IO, NoReturn
 
 import jax
 import numpy as np
@@ -25,9 +26,9 @@ from cg_train.targets import FrozenPrior, Targets
 class Trainer:
     """A run's inputs and outputs.
 
-    validation is None where the split has no frames; journal is None in all processes but the first; inputs are fingerprints of
-    the files that the run learns from; dtype is that of positions and forces; n_members is that of an ensemble, whose state has a
-    leading axis of members.
+    validation is None where the split has no frames; journal, and lock of the output folder, are None in all processes but the first;
+    inputs are fingerprints of the files that the run learns from; dtype is that of positions and forces; n_members is that of an
+    ensemble, whose state has a leading axis of members.
     """
 
     config: TrainConfig
@@ -38,6 +39,7 @@ class Trainer:
     order: SampleOrder
     checkpoints: Checkpoints
     journal: Journal | None
+    lock: IO[str] | None
     stop: StopRequest
     inputs: dict[str, str]
     frozen_prior: FrozenPrior | None
@@ -49,6 +51,15 @@ class Trainer:
     def is_main(self) -> bool:
         """Whether this process writes and speaks."""
         return jax.process_index() == 0
+
+    def close(self) -> None:
+        """End what writes into the output folder, then let others in."""
+        self.checkpoints.close()
+        if self.journal is not None:
+            self.journal.close()
+        if self.lock is not None:
+            Path(self.lock.name).unlink(missing_ok=True)
+            self.lock.close()
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Begin to write a checkpoint."""
