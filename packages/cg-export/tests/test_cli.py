@@ -2,6 +2,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from cg_data.mapping import RESIDUE_SPECIES
 from cg_data.store import write_dataset
 from cg_export.artifact import Errors
 from cg_export.cli import app
+from cg_export.lammps.input import LammpsConfig
 from cg_export.lammps.system import System
 from cg_export.parity import ParityRow
 from cg_models.bundle import Bundle, save_bundle
@@ -41,7 +43,7 @@ def _dataset(path: Path, system: System) -> None:
     write_dataset(path, {"1abcA00": frames})
 
 
-@pytest.mark.parametrize("verb", ["stablehlo", "build-plugin", "lammps", "parity"])
+@pytest.mark.parametrize("verb", ["stablehlo", "build-plugin", "lammps", "template", "parity"])
 def test_help_of_each_verb_ends_with_an_example(verb: str) -> None:
     shown = CliRunner().invoke(app, [verb, "--help"])
     assert shown.exit_code == 0
@@ -91,6 +93,15 @@ def test_lammps_verb_writes_a_folder_that_names_everything(
     assert "--ntasks=4" in (folder / "run.sbatch").read_text()
     assert "steps: 10" in (folder / "lammps.yaml").read_text()
     assert subprocess.run(["bash", "-n", folder / "run.sbatch"], check=False).returncode == 0
+
+
+def test_template_explains_every_option_and_reads_back_as_the_defaults(tmp_path: Path) -> None:
+    text = CliRunner().invoke(app, ["template"]).stdout
+    (tmp_path / "lammps.yaml").write_text(text)
+    assert LammpsConfig.load(tmp_path / "lammps.yaml") == LammpsConfig()
+    lines = text.splitlines()
+    unexplained = [line for above, line in pairwise(["", *lines]) if not line.startswith("#") and not above.startswith("#")]
+    assert unexplained == []
 
 
 def test_precision_other_than_the_artifacts_is_refused(

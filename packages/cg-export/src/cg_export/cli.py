@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = new_app("cg-export", "Coarse-grained force fields as StableHLO artifacts that run in LAMMPS.")
 
 PrecisionOption = Annotated[
-    str | None, typer.Option(help="of the network: float32 or float64; default: float32, or the artifact's own where one is given")
+    str | None, typer.Option(help="Of the network: float32 or float64; default: float32, or the artifact's own where one is given.")
 ]
 
 
@@ -28,14 +28,14 @@ def main() -> None:
 
 @app.command(epilog="Example: cg-export stablehlo out/bundle -o artifact --precision float32")
 def stablehlo(
-    bundle: Annotated[Path, typer.Argument(help="bundle folder")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="artifact folder to write")],
-    precision: Annotated[str, typer.Option(help="of the network: float32 or float64")] = "float32",
-    part: Annotated[str, typer.Option(help="full, backbone or prior")] = "full",
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Artifact folder to write.")],
+    precision: Annotated[str, typer.Option(help="Of the network: float32 or float64.")] = "float32",
+    part: Annotated[str, typer.Option(help="What to export: full, backbone or prior.")] = "full",
     budget: Annotated[
-        list[str] | None, typer.Option(help="BEADS,EDGES of a static module, ghosts included; repeat; default: a ladder up to 1,024 beads")
+        list[str] | None, typer.Option(help="BEADS,EDGES of a static module, ghosts included; repeat; default: a ladder up to 1,024 beads.")
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="artifact, or chemtrain: the network for chemtrain-deploy")] = "artifact",
+    form: Annotated[str, typer.Option("--format", help="Artifact, or chemtrain: the network for chemtrain-deploy.")] = "artifact",
 ) -> None:
     """Write a bundle as an artifact: one jax.export file for all sizes, a ladder of StableHLO modules, and a self-test."""
     require(form in ("artifact", "chemtrain"), f"--format: expected artifact or chemtrain, received {form!r}")
@@ -60,13 +60,13 @@ def stablehlo(
 
 @app.command("build-plugin", epilog="Example: cg-export build-plugin --lammps-include ~/lammps/src -f -DLAMMPS_BIGBIG")
 def build(
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="library to write; default: in this Python environment")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Library to write; default: in this Python environment.")] = None,
     lammps_include: Annotated[
-        Path | None, typer.Option(help="LAMMPS's src folder; default: headers of the installed lammps package")
+        Path | None, typer.Option(help="LAMMPS's src folder; default: headers of the installed lammps package.")
     ] = None,
-    compiler: Annotated[str | None, typer.Option(help="C++17 compiler; default: $CXX, g++ or clang++")] = None,
-    flag: Annotated[list[str] | None, typer.Option("--flag", "-f", help="further compiler flag; repeat for more")] = None,
-    pjrt_include: Annotated[Path | None, typer.Option(help="folder of XLA's pjrt_c_api.h: adds the runtime pjrt")] = None,
+    compiler: Annotated[str | None, typer.Option(help="C++17 compiler; default: $CXX, g++ or clang++.")] = None,
+    flag: Annotated[list[str] | None, typer.Option("--flag", "-f", help="Further compiler flag; repeat for more.")] = None,
+    pjrt_include: Annotated[Path | None, typer.Option(help="Folder of XLA's pjrt_c_api.h: adds the runtime pjrt.")] = None,
 ) -> None:
     """Compile LAMMPS's pair style cg against the installed LAMMPS."""
     from cg_export.lammps.build import build_plugin
@@ -77,14 +77,14 @@ def build(
 
 @app.command(epilog="Example: cg-export lammps out/bundle --pdb 5awl.pdb -o run ensemble=langevin steps=1000000")
 def lammps(
-    model: Annotated[Path, typer.Argument(help="bundle or artifact folder")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="options of the run as key=value")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write")] = Path("lammps-run"),
-    pdb: Annotated[list[Path] | None, typer.Option(help="structure; repeat for several proteins")] = None,
-    dataset: Annotated[Path | None, typer.Option(help="data set folder, with --domain")] = None,
-    domain: Annotated[list[str] | None, typer.Option(help="domain of the data set; repeat for several proteins")] = None,
-    frame: Annotated[int, typer.Option(help="frame of each domain")] = 0,
-    config: Annotated[Path | None, typer.Option(help="YAML file of a LammpsConfig")] = None,
+    model: Annotated[Path, typer.Argument(help="Bundle or artifact folder.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options, as in the configuration file.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; must be new or empty.")] = Path("lammps-run"),
+    pdb: Annotated[list[Path] | None, typer.Option(help="Structure; repeat for several proteins.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Dataset folder, with --domain.")] = None,
+    domain: Annotated[list[str] | None, typer.Option(help="Domain of the dataset; repeat for several proteins.")] = None,
+    frame: Annotated[int, typer.Option(help="Frame of each domain, from 0.")] = 0,
+    config: Annotated[Path | None, typer.Option(help="YAML file of options; cg-export template prints one.")] = None,
     precision: PrecisionOption = None,
 ) -> None:
     """Write model, data file, input and job script: `lmp -in in.lammps` in the folder runs as written."""
@@ -104,14 +104,22 @@ def lammps(
     typer.echo(f"{folder}: run it with: cd {folder} && lmp -in in.lammps")
 
 
+@app.command(epilog="Example: cg-export template > lammps.yaml")
+def template() -> None:
+    """Print the options of lammps with their defaults, as YAML."""
+    from cg_export.lammps.input import LammpsConfig
+
+    typer.echo(LammpsConfig().template(), nl=False)
+
+
 @app.command(epilog="Example: cg-export parity out/bundle --dataset out/dataset --frames 5 --ranks 1 --ranks 2")
 def parity(
-    bundle: Annotated[Path, typer.Argument(help="bundle folder")],
-    dataset: Annotated[Path, typer.Option(help="data set folder whose frames are compared")],
-    artifact: Annotated[Path | None, typer.Option(help="artifact folder; exported aside where not given")] = None,
-    domain: Annotated[list[str] | None, typer.Option(help="domain; default: all")] = None,
-    frames: Annotated[int, typer.Option(help="frames of each domain, evenly spaced")] = 3,
-    ranks: Annotated[list[int] | None, typer.Option(help="MPI ranks of LAMMPS; repeat; 0 leaves LAMMPS out; default: 1")] = None,
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    dataset: Annotated[Path, typer.Option(help="Dataset folder whose frames are compared.")],
+    artifact: Annotated[Path | None, typer.Option(help="Artifact folder; exported aside where not given.")] = None,
+    domain: Annotated[list[str] | None, typer.Option(help="Only this domain; repeat for more; default: all.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames of each domain, evenly spaced.")] = 3,
+    ranks: Annotated[list[int] | None, typer.Option(help="MPI ranks of LAMMPS; repeat for more; 0 leaves LAMMPS out; default: 1.")] = None,
     precision: PrecisionOption = None,
 ) -> None:
     """Compare bundle, artifact and LAMMPS on frames of a data set; exit code 1 where any differs by more than its tolerance."""

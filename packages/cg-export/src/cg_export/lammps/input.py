@@ -22,31 +22,35 @@ MAX_STEPS = 2**31 - 1
 class LammpsConfig(Configuration):
     """How a simulation runs."""
 
-    ensemble: Literal["langevin", "nve", "tempering"] = "langevin"
+    ensemble: Literal["langevin", "nve", "tempering"] = pydantic.Field(
+        default="langevin", description="langevin: with a thermostat; nve: without; tempering: replica exchange."
+    )
     temperature_kelvin: float | None = pydantic.Field(
-        default=None, gt=0, description="of the thermostat and the first velocities; the model's where null"
+        default=None, gt=0, description="Of the thermostat and the first velocities; the model's where null."
     )
-    tempering_kelvin: tuple[float, ...] = pydantic.Field(default=(), description="temperatures of replica exchange, ascending")
-    exchange_every: int = pydantic.Field(default=1000, gt=0, description="steps between attempts to exchange neighbouring temperatures")
-    timestep_femtoseconds: float = pydantic.Field(default=4.0, gt=0)
-    damping_femtoseconds: float = pydantic.Field(default=1000.0, gt=0, description="relaxation time of the Langevin thermostat")
-    steps: int = pydantic.Field(default=100_000, ge=0, le=MAX_STEPS)
-    minimise_steps: int = pydantic.Field(default=0, ge=0, le=MAX_STEPS // 10, description="of conjugate gradient before the dynamics")
-    thermo_every: int = pydantic.Field(default=1000, gt=0)
-    dump_every: int = pydantic.Field(default=1000, gt=0)
-    restart_every: int = pydantic.Field(default=0, ge=0, description="0 writes no restart files while running")
-    seed: int = pydantic.Field(default=20260101, gt=0, lt=800_000_000)
-    copies: int = pydantic.Field(default=1, gt=0, description="of each structure, on a grid")
-    copy_spacing_angstrom: float = pydantic.Field(default=20.0, gt=0)
-    box_angstrom: float | None = pydantic.Field(default=None, gt=0, description="edge of a periodic cube; free space where null")
-    skin_angstrom: float = pydantic.Field(default=2.0, gt=0)
+    tempering_kelvin: tuple[float, ...] = pydantic.Field(default=(), description="Temperatures of replica exchange, ascending.")
+    exchange_every: int = pydantic.Field(default=1000, gt=0, description="Steps between attempts to exchange neighbouring temperatures.")
+    timestep_femtoseconds: float = pydantic.Field(default=4.0, gt=0, description="Of the integration.")
+    damping_femtoseconds: float = pydantic.Field(default=1000.0, gt=0, description="Relaxation time of the Langevin thermostat.")
+    steps: int = pydantic.Field(default=100_000, ge=0, le=MAX_STEPS, description="Length of the simulation.")
+    minimise_steps: int = pydantic.Field(default=0, ge=0, le=MAX_STEPS // 10, description="Of conjugate gradient before the dynamics.")
+    thermo_every: int = pydantic.Field(default=1000, gt=0, description="Steps between lines of the log.")
+    dump_every: int = pydantic.Field(default=1000, gt=0, description="Steps between frames of the trajectory.")
+    restart_every: int = pydantic.Field(default=0, ge=0, description="Steps between restart files; 0 writes none while running.")
+    seed: int = pydantic.Field(default=20260101, gt=0, lt=800_000_000, description="Of first velocities, thermostat and exchanges.")
+    copies: int = pydantic.Field(default=1, gt=0, description="Of each structure, on a grid.")
+    copy_spacing_angstrom: float = pydantic.Field(default=20.0, gt=0, description="Room between copies and structures on the grid.")
+    box_angstrom: float | None = pydantic.Field(default=None, gt=0, description="Edge of a periodic cube; free space where null.")
+    skin_angstrom: float = pydantic.Field(default=2.0, gt=0, description="LAMMPS's margin of neighbour lists beyond the cutoff.")
     priors: Literal["embedded", "native"] = pydantic.Field(
-        default="embedded", description="native: in LAMMPS's own styles and tables, with the network alone in the artifact"
+        default="embedded", description="embedded: in the artifact; native: in LAMMPS's own styles and tables."
     )
-    runtime: Literal["python", "pjrt"] = "python"
-    pjrt_library: str | None = pydantic.Field(default=None, description="path of the library that runtime pjrt opens")
-    ranks: int = pydantic.Field(default=1, gt=0, description="MPI ranks in run.sbatch, of each replica")
-    slurm_hours: int = pydantic.Field(default=24, gt=0)
+    runtime: Literal["python", "pjrt"] = pydantic.Field(
+        default="python", description="python: jax evaluates the artifact; pjrt: a PJRT library does, without Python."
+    )
+    pjrt_library: str | None = pydantic.Field(default=None, description="Path of the library that runtime pjrt opens.")
+    ranks: int = pydantic.Field(default=1, gt=0, description="MPI ranks in run.sbatch, of each replica.")
+    slurm_hours: int = pydantic.Field(default=24, gt=0, description="Time limit in run.sbatch, in hours.")
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "LammpsConfig":
