@@ -138,6 +138,7 @@ def measure(
         temperature_kelvin=TEMPERATURE_KELVIN,
         thermo_every=1000,
         dump_every=1_000_000,
+        restart_every=0,
         priors="native" if isinstance(model, Bundle) else "embedded",
     )
     write_lammps(model, system, folder, config)
@@ -145,7 +146,7 @@ def measure(
     # The first run compiles for the numbers of edges that occur; the others stop after a third of the given time.
     first, every = (20, 5) if size < 500 else (3, 1)
     runs = f"run {first}\n" + N_RUNS * f"timer timeout 0:00:{max(round(seconds / N_RUNS), 1):02d} every {every}\nrun 1000000\n"
-    replacements = {"run             ${steps}\n": runs, "write_restart   final.restart\n": "", **(changes or {})}
+    replacements = {"run             ${steps} upto\n": runs, "write_restart   final.restart\n": "", **(changes or {})}
     for old, new in replacements.items():
         assert old in text, old
         text = text.replace(old, new)

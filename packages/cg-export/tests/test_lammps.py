@@ -125,7 +125,7 @@ def test_growth_in_the_middle_of_a_run_compiles_again_and_goes_on(
 ) -> None:
     start, together, closer = meeting
     commands = "run 0\n" + closer + DUMP_FORCES.format(every=1) + "run 0\n"
-    folder = write(start, {"run             ${steps}\n": commands}, ensemble="nve")
+    folder = write(start, {"run             ${steps} upto\n": commands}, ensemble="nve")
     run = run_lammps(folder)
     text = run.log.read_text()
     assert text.count("compiled for") == 2

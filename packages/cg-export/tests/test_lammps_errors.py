@@ -158,7 +158,10 @@ def test_energy_that_is_not_finite_stops_with_step_and_bead(
     export_artifact(bundle, tmp_path / "nan", ladder=())
     jump = "run 3\ngroup one id 4\ndisplace_atoms one move 0 0 2000\nrun 1\n"
     folder = write(
-        chain_system([6]), {"run             ${steps}\n": jump, "fix             integrate all nve\n": ""}, tmp_path / "nan", ensemble="nve"
+        chain_system([6]),
+        {"run             ${steps} upto\n": jump, "fix             integrate all nve\n": ""},
+        tmp_path / "nan",
+        ensemble="nve",
     )
     with pytest.raises(UserError, match=r"energy -?nan and force .* of bead 4 at step 3 are not finite"):
         run_lammps(folder)

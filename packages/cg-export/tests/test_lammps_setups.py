@@ -17,7 +17,7 @@ from cg_models.bundle import Bundle
 
 INTERPOLATION_TOLERANCE = 1e-5
 """Of native against embedded priors: LAMMPS interpolates tables."""
-RUN = "run             ${steps}\n"
+RUN = "run             ${steps} upto\n"
 DUMP = """
 compute         energy all pe/atom
 dump            forces all custom 1 forces.dump id c_energy fx fy fz

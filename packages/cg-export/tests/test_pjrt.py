@@ -52,7 +52,7 @@ def _write(model: Path, system: System, library: Path, plugin: Path, folder: Pat
     config = LammpsConfig.model_validate({"runtime": "pjrt", "pjrt_library": str(library), "ensemble": "nve", **options})
     write_lammps(model, system, folder, config, plugin=plugin)
     text = (folder / "in.lammps").read_text()
-    (folder / "in.lammps").write_text(text.replace("run             ${steps}\n", commands))
+    (folder / "in.lammps").write_text(text.replace("run             ${steps} upto\n", commands))
     return folder
 
 

@@ -87,9 +87,9 @@ def lammps(
     config: Annotated[Path | None, typer.Option(help="YAML file of options; cg-export template prints one.")] = None,
     precision: PrecisionOption = None,
 ) -> None:
-    """Write model, data file, input and job script: `lmp -in in.lammps` in the folder runs as written."""
+    """Write model, data file, input and job script: `lmp -in in.lammps` runs as written, `bash run.sbatch` goes on after a kill."""
     _check_precision(precision)
-    from cg_export.lammps.input import LammpsConfig
+    from cg_export.lammps.input import LammpsConfig, run_command
 
     settings = LammpsConfig.load(config, overrides or [])
     require(model.is_dir(), f"{model}: no such folder: give a bundle or an artifact")
@@ -101,7 +101,7 @@ def lammps(
 
     source = model if (model / MANIFEST_FILE).is_file() else load_bundle(model)
     folder = write_lammps(source, systems, output, settings, precision)  # type: ignore[arg-type]
-    typer.echo(f"{folder}: run it with: cd {folder} && lmp -in in.lammps")
+    typer.echo(f"{folder}: run it with: cd {folder} && {run_command(settings)}; after a kill, go on with: bash run.sbatch")
 
 
 @app.command(epilog="Example: cg-export template > lammps.yaml")

@@ -36,7 +36,9 @@ class LammpsConfig(Configuration):
     minimise_steps: int = pydantic.Field(default=0, ge=0, le=MAX_STEPS // 10, description="Of conjugate gradient before the dynamics.")
     thermo_every: int = pydantic.Field(default=1000, gt=0, description="Steps between lines of the log.")
     dump_every: int = pydantic.Field(default=1000, gt=0, description="Steps between frames of the trajectory.")
-    restart_every: int = pydantic.Field(default=0, ge=0, description="Steps between restart files; 0 writes none while running.")
+    restart_every: int = pydantic.Field(
+        default=1000, ge=0, description="Steps between restart files, of which the last two stay; with 0 a killed run starts over."
+    )
     seed: int = pydantic.Field(default=20260101, gt=0, lt=800_000_000, description="Of first velocities, thermostat and exchanges.")
     copies: int = pydantic.Field(default=1, gt=0, description="Of each structure, on a grid.")
     copy_spacing_angstrom: float = pydantic.Field(default=20.0, gt=0, description="Room between copies and structures on the grid.")
@@ -61,6 +63,11 @@ class LammpsConfig(Configuration):
             raise ValueError(f"tempering_kelvin must be two or more ascending temperatures, received {steps}")
         if steps and (self.steps % self.exchange_every or self.temperature_kelvin is not None):
             raise ValueError("tempering takes its temperatures from tempering_kelvin, and steps must be a multiple of exchange_every")
+        if steps and self.restart_every % self.exchange_every:
+            raise ValueError(
+                "restart_every must be a multiple of exchange_every, so that the replicas' restart files are of one step, "
+                f"received {self.restart_every} and {self.exchange_every}"
+            )
         if (self.runtime == "pjrt") != (self.pjrt_library is not None):
             raise ValueError("pjrt_library must be given with runtime pjrt, and only then")
         return self
@@ -74,46 +81,87 @@ class LammpsConfig(Configuration):
 def input_file(config: LammpsConfig, manifest: Manifest, plugin: Path, has: dict[str, bool], native: NativePrior | None = None) -> str:
     """Return the text of `in.lammps`; `has` tells which of bond, angle and dihedral the data file contains."""
     boundary = "p p p" if config.box_angstrom is not None else "s s s"
-    lines = ["# written by cg-export; run with: " + run_command(config)]
+    # Of a replica, and of a part of the run: what a killed run has written is never written again.
+    own = ".${replica}${of_part}" if config.tempering_kelvin else "${of_part}"
+    restart = "restart_of" if config.tempering_kelvin else "restart"
+    lines = ["# written by cg-export; run with: " + run_command(config) + "; go on after a kill with: bash run.sbatch"]
     lines += [f"variable        plugin index {plugin}", "variable        model index model", f"variable        steps index {config.steps}"]
     lines += _temperature_lines(config, manifest)
+    begun = f"ERROR: trajectory{own}.lammpstrj: expected none, a run began here: go on with bash run.sbatch, or remove it"
     lines += [
+        "",
+        "# run.sbatch gives a run that goes on its part, from 2, and the restart file: -var part 2 -var restart restart.1",
+        "variable        part index 1",
+        'variable        of_part string ".part${part}"',
+        """if              "${part} == 1" then 'variable of_part string ""'""",
+        *_restart_lines(config),
+        f"variable        begun equal is_file(trajectory{own}.lammpstrj)",
+        'if              "${begun}" then &',
+        f"""                "print '{begun}'" "quit 1\"""",
         "",
         "units           real",
         "newton          on off",
-        f"boundary        {boundary}",
         "atom_style      molecular",
-        "read_data       system.data",
-        "",
         "plugin          load ${plugin}",
+        f'if              "$(is_defined(variable,restart))" then "read_restart ${{{restart}}}" "jump SELF system"',
+        f"boundary        {boundary}",
+        "read_data       system.data",
+        "label           system",
+        "",
         *_force_lines(config, manifest, has, native),
         "",
         f"thermo          {config.thermo_every}",
         "thermo_style    custom step time temp pe ke etotal press",
         "thermo_modify   flush yes",
+        "",
+        'if              "$(is_defined(variable,restart))" then "jump SELF dynamics"',
     ]
     if config.minimise_steps:
-        lines += ["", f"minimize        0.0 1.0e-3 {config.minimise_steps} {10 * config.minimise_steps}", "reset_timestep  0"]
-    lines += ["", "velocity        all create ${temperature} ${seed} mom yes rot yes dist gaussian", "fix             integrate all nve"]
+        lines += [f"minimize        0.0 1.0e-3 {config.minimise_steps} {10 * config.minimise_steps}", "reset_timestep  0"]
+    lines += [
+        "velocity        all create ${temperature} ${seed} mom yes rot yes dist gaussian",
+        "label           dynamics",
+        "",
+        "fix             integrate all nve",
+    ]
     if config.ensemble != "nve":
         lines += [
-            f"fix             thermostat all langevin ${{temperature}} ${{temperature}} {config.damping_femtoseconds:g} ${{seed}}",
+            "# each part has random numbers of its own: a thermostat that repeats them draws trajectories together",
+            f"variable        noise equal v_seed+{_seeds_of_part(config)}",
+            f"fix             thermostat all langevin ${{temperature}} ${{temperature}} {config.damping_femtoseconds:g} ${{noise}}",
             "# the thermostat also moves the centre of mass: count its degrees of freedom",
             "compute_modify  thermo_temp extra/dof 0",
         ]
-    of_replica = ".${replica}" if config.tempering_kelvin else ""
     lines += [
         f"timestep        {config.timestep_femtoseconds:g}",
-        f"dump            trajectory all custom {config.dump_every} trajectory{of_replica}.lammpstrj id mol type xu yu zu",
+        f"dump            trajectory all custom {config.dump_every} trajectory{own}.lammpstrj id mol type xu yu zu",
         "dump_modify     trajectory sort id",
     ]
     if config.restart_every:
-        lines.append(f"restart         {config.restart_every} restart{of_replica}.1 restart{of_replica}.2")
+        lines.append(f"restart         {config.restart_every} restart{own}.1 restart{own}.2")
     if config.tempering_kelvin:
-        lines.append(f"temper          ${{steps}} {config.exchange_every} ${{temperature}} thermostat {config.seed} {config.seed + 1}")
+        seeds = " ".join(f"$({config.seed + k}+{_seeds_of_part(config)})" for k in (0, 1))
+        lines.append(f"temper          $(v_steps-step) {config.exchange_every} ${{temperature}} thermostat {seeds} ${{rung}}")
     else:
-        lines.append("run             ${steps}")
+        lines.append("run             ${steps} upto")
+    of_replica = ".${replica}" if config.tempering_kelvin else ""
     return "\n".join([*lines, f"write_restart   final{of_replica}.restart", ""])
+
+
+def _restart_lines(config: LammpsConfig) -> list[str]:
+    """Return the commands that give each replica its restart file, where there is one, and the place of its temperature."""
+    if not config.tempering_kelvin:
+        return []
+    return [
+        """if              "$(is_defined(variable,restart))" then 'variable restart_of world ${restart}'""",
+        f'variable        rungs index "{" ".join(map(str, range(config.n_replicas)))}"',
+        "variable        rung world ${rungs}",
+    ]
+
+
+def _seeds_of_part(config: LammpsConfig) -> str:
+    """Return the LAMMPS formula of what a part adds to a seed; replicas are 1000 apart, ranks 1."""
+    return f"{1000 * config.n_replicas}*(v_part-1)"
 
 
 def _temperature_lines(config: LammpsConfig, manifest: Manifest) -> list[str]:
@@ -170,7 +218,8 @@ def batch_file(config: LammpsConfig) -> str:
     """Return the text of `run.sbatch`."""
     template = (resources.files("cg_export.lammps") / "run.sbatch").read_text()
     partition = f" -partition {config.n_replicas}x{config.ranks}" if config.tempering_kelvin else ""
-    values = {"@RANKS@": config.ranks * config.n_replicas, "@HOURS@": config.slurm_hours, "@PARTITION@": partition}
+    replicas = " ".join(f".{k}" for k in range(config.n_replicas)) if config.tempering_kelvin else '""'
+    values = {"@RANKS@": config.ranks * config.n_replicas, "@HOURS@": config.slurm_hours, "@PARTITION@": partition, "@REPLICAS@": replicas}
     for name, value in values.items():
         template = template.replace(name, str(value))
     return template

@@ -114,6 +114,21 @@ def read_dump(path: Path | str, columns: Sequence[str]) -> list[tuple[int, np.nd
     return snapshots
 
 
+def read_trajectory(folder: Path | str, columns: Sequence[str], replica: int | None = None) -> list[tuple[int, np.ndarray]]:
+    """Return the snapshots of a written folder's simulation as `read_dump` does, all parts of a run that was killed and went on in one.
+
+    A part takes the place of what the parts before it wrote from its first snapshot on. replica: of replica exchange, from 0.
+    """
+    name = "trajectory" if replica is None else f"trajectory.{replica}"
+    snapshots = read_dump(Path(folder) / f"{name}.lammpstrj", columns)
+    part = 2
+    while (path := Path(folder) / f"{name}.part{part}.lammpstrj").is_file():
+        further = read_dump(path, columns)
+        snapshots = [one for one in snapshots if not further or one[0] < further[0][0]] + further
+        part += 1
+    return snapshots
+
+
 def _read_snapshot(file: TextIO, path: Path | str, columns: Sequence[str]) -> tuple[int, np.ndarray] | None:
     """Return the next whole snapshot, None where there is none."""
     try:

@@ -35,7 +35,7 @@ def write_lammps(
     model: a bundle, exported in `precision`, float32 where None, with static modules for runtime pjrt alone, or the folder of an
     artifact, which is copied. systems: one structure or several, each taken `config.copies` times. plugin: path of the built plugin;
     the one of this Python environment, built first where needed, if None.
-    `lmp -in in.lammps` in the folder then runs as written.
+    `lmp -in in.lammps` in the folder then runs as written; `run.sbatch`, in a queue or by bash, also goes on with a run that was killed.
 
     Raises `UserError` for a species the model lacks, an artifact of another precision, a box too small, a missing compiler
     or a failed self-test, and for native priors where the model is not a bundle of prior and network.
