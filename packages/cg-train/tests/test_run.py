@@ -42,6 +42,20 @@ def hybrid(tiny: Make, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     return run(tiny("ema_decay=0.5"), tmp_path_factory.mktemp("hybrid") / "run")
 
 
+def validation_error(result: RunResult, dataset: Dataset) -> float:
+    """Return the mean square force error of a run's bundle on the validation frames, one frame after the other."""
+    bundle = load_bundle(result.bundle)
+    squares = components = 0.0
+    for domain, indices in dataset.split("validation").items():
+        frames = dataset.frames(domain)
+        for index in indices:
+            graph = bundle.graph(np.asarray(frames.positions[index]), frames.species, frames.residue_index, frames.chain_index)
+            error = np.asarray(bundle.energy_and_forces(graph)[1]) - frames.forces[index]
+            squares += float((error**2).sum())
+            components += error.size
+    return squares / components
+
+
 def test_a_run_leaves_configuration_metrics_plot_checkpoints_and_bundle(hybrid: RunResult) -> None:
     assert sorted(path.name for path in hybrid.output.iterdir()) == ["bundle", "checkpoints", "config.yaml", "loss.png", "metrics.jsonl"]
     assert TrainConfig.load(hybrid.output / "config.yaml").frames_per_batch == 6
@@ -57,16 +71,7 @@ def test_a_network_on_a_frozen_prior_learns_more_than_the_prior(hybrid: RunResul
 
 
 def test_the_bundle_gives_the_validation_error_that_the_run_states(hybrid: RunResult, dataset: Dataset) -> None:
-    bundle = load_bundle(hybrid.bundle)
-    squares = components = 0.0
-    for domain, indices in dataset.split("validation").items():
-        frames = dataset.frames(domain)
-        for index in indices:
-            graph = bundle.graph(np.asarray(frames.positions[index]), frames.species, frames.residue_index, frames.chain_index)
-            error = np.asarray(bundle.energy_and_forces(graph)[1]) - frames.forces[index]
-            squares += float((error**2).sum())
-            components += error.size
-    assert squares / components == pytest.approx(hybrid.metrics["validation_mse"], rel=1e-4)
+    assert validation_error(hybrid, dataset) == pytest.approx(hybrid.metrics["validation_mse"], rel=1e-4)
 
 
 def test_single_precision_stays_single_where_double_is_on(hybrid: RunResult) -> None:
@@ -300,16 +305,7 @@ def test_where_energies_are_learned_the_stated_validation_error_is_still_that_of
 def test_after_lbfgs_the_bundle_and_its_validation_error_belong_together(only_prior: Make, dataset: Dataset, tmp_path: Path) -> None:
     gentle = "{train: prior, steps: 6, learning_rate: 1.0e-9}"
     result = run(only_prior(f"stages=[{gentle}, {{kind: lbfgs, n_frames: 60, max_steps: 40}}]"), tmp_path / "run")
-    bundle = load_bundle(result.bundle)
-    squares = components = 0.0
-    for domain, indices in dataset.split("validation").items():
-        frames = dataset.frames(domain)
-        for index in indices:
-            graph = bundle.graph(np.asarray(frames.positions[index]), frames.species, frames.residue_index, frames.chain_index)
-            error = np.asarray(bundle.energy_and_forces(graph)[1]) - frames.forces[index]
-            squares += float((error**2).sum())
-            components += error.size
-    assert result.metrics["validation_mse"] == pytest.approx(squares / components, rel=1e-4)
+    assert result.metrics["validation_mse"] == pytest.approx(validation_error(result, dataset), rel=1e-4)
     assert result.metrics["validation_mse"] < 0.5 * result.metrics["validation_prior_mse"]
     assert result.metrics["best_step"] == result.metrics["step"] > 6
 
