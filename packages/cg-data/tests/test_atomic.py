@@ -94,8 +94,8 @@ def test_holding_a_name_leaves_what_others_write_under_longer_names(tmp_path):
 
 
 def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
-    with keep_out(tmp_path), pytest.raises(UserError, match="another process is at work in it"):
-        keep_out(tmp_path)
+    with keep_out(tmp_path), pytest.raises(UserError, match="another process is at work in it"), keep_out(tmp_path):
+        pass
 
     def none_here(file, what):
         raise OSError(errno.ENOSYS, "Function not implemented")

@@ -1,4 +1,3 @@
-import contextlib
 import copy
 import logging
 import re
@@ -581,10 +580,15 @@ def test_an_array_of_another_kind_is_one_line_and_does_not_stop_the_others(name,
 def test_damaged_metadata_of_a_file_is_one_line(parts, write_mdcath, tmp_path):
     whole = write_mdcath(tmp_path / "mdcath_dataset_5awlA00.h5", parts).read_bytes()
     random, damaged = np.random.default_rng(0), tmp_path / "damaged.h5"
-    for at in random.integers(0, 12_000, 60):
+    refused = []
+    for attempt, at in enumerate(random.integers(0, 12_000, 60)):
         damaged.write_bytes(whole[:at] + random.bytes(64) + whole[at + 64 :])
-        with contextlib.suppress(UserError):
-            prepare(options(damaged, force_map={"kind": "slice"}), tmp_path / "out")
+        try:
+            prepare(options(damaged, force_map={"kind": "slice"}), tmp_path / f"out{attempt}")
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) > 10
+    assert not any("\n" in line for line in refused), refused
 
 
 def test_texts_where_numbers_are_only_looked_at_do_not_matter(parts, write_mdcath, tmp_path):

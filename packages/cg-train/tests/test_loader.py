@@ -1,17 +1,20 @@
 import dataclasses
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cg_data.errors import UserError
-from cg_data.store import Dataset
+from cg_data.store import Dataset, open_dataset, write_dataset
 from cg_models.graph import ROW_WIDTH, BudgetOverflow
 from cg_train.config import DataConfig
 from cg_train.frames import GraphSource, sampling_weights, select_frames
 from cg_train.loader import BatchBuilder, Example, Sharding, ahead, assign_shards, grown_budget, plan_run_budgets
 from cg_train.order import SampleOrder
+
+from .conftest import make_frames
 
 
 def source_of(dataset: Dataset, split: str = "train", cutoff: float = 7.0, gigabytes: float = 1.0) -> GraphSource:
@@ -181,3 +184,17 @@ def test_work_ahead_keeps_its_order_and_raises_where_it_failed() -> None:
         with pytest.raises(ValueError, match="five"):
             next(results)
     assert seen.is_set()
+
+
+def test_a_negative_standard_error_is_named_when_its_frame_is_read(tmp_path: Path) -> None:
+    frames = make_frames(7, 40, 0)
+    errors = np.full(frames.positions.shape, 0.5, np.float32)
+    made = write_dataset(tmp_path / "dataset", {"7aaaA00": dataclasses.replace(frames, force_error=errors)})
+    source = source_of(made)
+    bad = int(source.table.frame[3])
+    errors[bad, 2, 1] = -0.5
+    np.save(made.path / "domains/7aaaA00/force_error.npy", errors)
+    source = source_of(open_dataset(made.path))
+    assert source.force_error(2) is not None
+    with pytest.raises(UserError, match=r"7aaaA00: force_error must not be negative; smallest is -0\.5"):
+        source.force_error(3)

@@ -99,7 +99,7 @@ def test_a_folder_in_which_another_process_trains_is_refused_and_free_once_that_
     first: RunResult, only_prior: Make, tmp_path: Path
 ) -> None:
     shutil.copytree(first.output, tmp_path / "run")
-    hold = f"from cg_data.atomic import keep_out; lock = keep_out({str(tmp_path / 'run')!r}); print('held', flush=True); input()"
+    hold = f"from cg_data.atomic import keep_out\nwith keep_out({str(tmp_path / 'run')!r}): print('held', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"

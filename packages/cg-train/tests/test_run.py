@@ -518,7 +518,9 @@ def test_what_a_start_reads_does_not_grow_with_the_data_set(mode: str, tiny: Mak
         seen: list[str] = []
         with monkeypatch.context() as counted:
             counted.setattr(GraphSource, "_of", lambda self, sample, name, seen=seen: seen.append(name) or read(self, sample, name))
-            counted.setattr(contracts, "first_not_finite", lambda array, seen=seen: seen.extend(["all"] * array.ndim) or look(array))
+            counted.setattr(
+                contracts, "first_not_finite", lambda array, seen=seen: seen.extend(["all"] * array.ndim * (len(array) > 1)) or look(array)
+            )
             options = (f"dataset={made.path}", f"model.mode={mode}", "stages=[{train: prior, steps: 4}]", "validation.max_frames=5")
             with pytest.raises(Stopped):
                 run(tiny(*options), tmp_path / f"{mode}{n_frames}")

@@ -101,7 +101,10 @@ def hold(folder: Path, name: str) -> Iterator[None]:
     """
     path = folder / f".{name}.lock"
     left_under = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.(tmp|old)")
-    with _locked(path):
+    with _one_line(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _locked(path, fcntl.LOCK_EX)
+    with lock:
         for left in folder.iterdir():
             if left_under.fullmatch(left.name):
                 shutil.rmtree(left, ignore_errors=True)
@@ -111,22 +114,26 @@ def hold(folder: Path, name: str) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def keep_out(folder: Path | str) -> IO[str]:
-    """Return a file whose lock keeps other processes that ask for it out of a folder, until it is closed or the process ends.
+@contextlib.contextmanager
+def keep_out(folder: Path | str) -> Iterator[None]:
+    """Keep other processes that ask for it out of a folder; a killed process keeps nobody out.
 
-    Raises `UserError` where another one has it. On a file system without locks nobody is kept out.
+    Raises `UserError` where another one is in it. On a file system without locks nobody is kept out.
     """
     path = Path(folder) / LOCK_FILE
-    file = open(path, "w")  # noqa: SIM115 - held by the caller
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock: IO[str] | None = _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
         raise UserError(f"{folder}: another process is at work in it: wait until it has ended, or choose another folder") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-    return file
+        lock = None
+    with lock or contextlib.nullcontext():
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def sha256(path: Path | str) -> str:
@@ -173,16 +180,16 @@ def _one_line(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({where}{reason}): choose another place") from None
 
 
-def _locked(path: Path) -> IO[str]:
-    """Return the open file at a path, which no other process holds."""
-    with _one_line(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            file = open(path, "w")  # noqa: SIM115 - closed by the caller, which gives the lock up
-            fcntl.flock(file, fcntl.LOCK_EX)
+def _locked(path: Path, how: int) -> IO[str]:
+    """Return the open file at a path, which no other process holds; how: of `fcntl.flock`."""
+    while True:
+        with contextlib.ExitStack() as unless_returned:
+            file = unless_returned.enter_context(open(path, "w"))
+            fcntl.flock(file, how)
+            # Else the holder before us removed this file, so that a newcomer would lock another one.
             if _is_open_at(path, file):
+                unless_returned.pop_all()  # closed by the caller, which gives the lock up
                 return file
-            file.close()  # the holder before us removed this file, so a newcomer would lock another one
 
 
 def _flush(path: Path) -> None:

@@ -52,7 +52,11 @@ class Configuration(pydantic.BaseModel):
     def save(self, path: Path | str) -> None:
         """Write the resolved configuration as YAML, atomically."""
         with atomic_file(path) as aside:
-            aside.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
+            aside.write_text(self.to_yaml())
+
+    def to_yaml(self) -> str:
+        """Return the resolved configuration as YAML."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     def template(self) -> str:
         """Return YAML that `load` reads back: every option below what it is for and what it may be, as its class says."""

@@ -103,15 +103,12 @@ class BeadFrames:
                 raise UserError(f"{where}: force_error without forces: expected both or none")
         for name in ("positions", "forces", "force_error", "temperature", "weight")[0 if numbers else 3 :]:
             values = getattr(self, name)
-            frame = None if values is None else first_not_finite(values)
-            if frame is not None:
-                raise UserError(f"{where}: {name} must be finite; frame {frame} is not: remove it and prepare again")
+            if values is not None:
+                check_numbers(values, name, where)
         if n_frames and not (np.asarray(self.temperature) > 0).all():
             raise UserError(f"{where}: temperature must be above 0 K; smallest is {np.min(self.temperature)}")
         if self.weight is not None and not (np.asarray(self.weight) > 0).all():
             raise UserError(f"{where}: weight must be above 0; smallest is {np.min(self.weight)}: leave such frames out")
-        if numbers and self.force_error is not None and not (np.asarray(self.force_error) >= 0).all():
-            raise UserError(f"{where}: force_error must not be negative; smallest is {np.min(self.force_error)}")
         self._check_cell_and_labels(where)
         return self
 
@@ -204,6 +201,18 @@ class EnergyFn(Protocol):
     def __call__(self, params: Params, graph: BeadGraph) -> Array:
         """Return per-bead energies."""
         ...
+
+
+def check_numbers(values: Array, name: str, where: str, first_frame: int = 0) -> None:
+    """Raise `UserError` naming `where` and the frame where numbers of a field [n_frames, ...] of `BeadFrames` are not what they may be.
+
+    first_frame: the number of the first of these frames.
+    """
+    frame = first_not_finite(values)
+    if frame is not None:
+        raise UserError(f"{where}: {name} must be finite; frame {first_frame + frame} is not: remove it and prepare again")
+    if name == "force_error" and not (np.asarray(values) >= 0).all():
+        raise UserError(f"{where}: force_error must not be negative; smallest is {np.min(values)}")
 
 
 def _check_shape(array: Array, shape: tuple[int | None, ...], dtype: type, where: str) -> None:

@@ -4,6 +4,7 @@ Layout: the dataset's generator (github.com/compsciencelab/mdCATH) and Mirarchi 
 """
 
 import contextlib
+import functools
 import logging
 import re
 from collections.abc import Iterator
@@ -109,8 +110,12 @@ class MdcathFile:
 
     def __init__(self, file: h5py.File):
         self._file = file
-        self.digest = sampled_sha256(file.filename)
         self.domains = tuple(name for name, item in file.items() if isinstance(item, h5py.Group))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """What tells this file from another of its name."""
+        return sampled_sha256(self._file.filename)
 
     def n_residues(self, domain: str) -> int | None:
         """Return the number of residues the file states for a domain, None where it does not."""

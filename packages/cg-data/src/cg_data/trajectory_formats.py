@@ -15,6 +15,7 @@ H5MD can carry forces. Paths are relative to the YAML file.
 """
 
 import contextlib
+import functools
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -132,7 +133,12 @@ class DescribedFile:
         files = [self._config.topology, *(name for t in self._config.trajectories for name in (t.positions, t.forces) if name)]
         for name in files:
             require((path.parent / name).is_file(), f"{path}: no such file {name!r}; paths are relative to the YAML file")
-        self.digest = " ".join(sampled_sha256(file) for file in (path, *(path.parent / name for name in files)))
+        self._files = (path, *(path.parent / name for name in files))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """What tells this description and its files from others of their names."""
+        return " ".join(sampled_sha256(file) for file in self._files)
 
     def n_residues(self, domain: str) -> int | None:
         """Not stated by a description."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cg_data.contracts import BeadFrames, BeadGraph
+from cg_data.contracts import BeadFrames, BeadGraph, check_numbers
 from cg_data.errors import UserError, require
 from cg_data.store import Dataset
 from cg_data.topology import frame_graph, neighbour_edges, periodic_edges
@@ -121,7 +121,7 @@ class GraphSource:
     def __init__(self, dataset: Dataset, table: FrameTable, cutoff_angstrom: float, cache_gigabytes: float):
         self.table = table
         self._cutoff = cutoff_angstrom
-        self._path = dataset.path
+        self._where = [f"{dataset.path / 'domains' / name}" for name in table.domain_names]
         self._frames: list[BeadFrames] = [dataset.frames(name, numbers=False) for name in table.domain_names]
         for name, frames in zip(table.domain_names, self._frames, strict=True):
             if frames.forces is None:
@@ -213,9 +213,7 @@ class GraphSource:
 
     def _finite(self, sample: int, name: str) -> np.ndarray:
         values = np.asarray(self._of(sample, name))
-        if not np.isfinite(values).all():
-            place = self._path / "domains" / self.table.domain_names[self.table.domain[sample]]
-            raise UserError(f"{place}: {name} must be finite; frame {self.table.frame[sample]} is not: remove it and prepare again")
+        check_numbers(values[None], name, self._where[self.table.domain[sample]], int(self.table.frame[sample]))
         return values
 
     def _of(self, sample: int, name: str) -> Any:

@@ -1,5 +1,6 @@
 """From a configuration to what the stages need: data, model, first or restored state."""
 
+import contextlib
 import dataclasses
 import logging
 import shlex
@@ -96,20 +97,11 @@ def prepare(
     order = SampleOrder(config.seed, len(training.table), sampling_weights(training.table, config.data))
     # Only now, when nothing more can be refused.
     output.mkdir(parents=True, exist_ok=True)
-    journal = lock = None
+    lock, journal = contextlib.ExitStack(), None
     if jax.process_index() == 0:
         # The same job submitted twice would mix its lines and checkpoints.
-        lock = keep_out(output)
-        config.save(output / "config.yaml")
-        other = restored.path.parent.parent / "metrics.jsonl" if restored is not None and resumed else None
-        stands_at = progress.step if resumed else -1
-        trackers = Trackers(config.trackers, output, config.to_dict(), stands_at)
-        journal = Journal(output / "metrics.jsonl", stands_at, other, trackers)
-        if not resumed:
-            journal.write({"step": 0, **references})
-            logger.info("%s", ", ".join(f"{name.replace('_', ' ')} {value:.5g}" for name, value in references.items()))
-        else:
-            logger.info("resumed from %s at step %d", restored.path if restored else "", progress.step)
+        lock.enter_context(keep_out(output))
+        journal = _begin_record(config, output, restored if resumed else None, references)
     trainer = Trainer(
         config=config,
         model=model,
@@ -131,6 +123,19 @@ def prepare(
         # Or a run that ends before its first checkpoint would begin without what it was given.
         trainer.save(state, progress)
     return trainer, state if n_members is not None else put_replicated(state, mesh), progress
+
+
+def _begin_record(config: TrainConfig, output: Path, resumed: checkpoint.Restored | None, references: dict[str, float]) -> Journal:
+    """Write the configuration and return the run's journal, at its first line or at the step it goes on from."""
+    config.save(output / "config.yaml")
+    stands_at, history = (-1, None) if resumed is None else (resumed.progress.step, resumed.path.parent.parent / "metrics.jsonl")
+    journal = Journal(output / "metrics.jsonl", stands_at, history, Trackers(config.trackers, output, config.to_dict(), stands_at))
+    if resumed is None:
+        journal.write({"step": 0, **references})
+        logger.info("%s", ", ".join(f"{name.replace('_', ' ')} {value:.5g}" for name, value in references.items()))
+    else:
+        logger.info("resumed from %s at step %d", resumed.path, resumed.progress.step)
+    return journal
 
 
 def resume_hint(output: Path, n_members: int | None) -> str:

@@ -1,10 +1,10 @@
 """What all stages of a run share."""
 
+import contextlib
 import dataclasses
 import signal
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from cg_train.targets import FrozenPrior, Targets
 class Trainer:
     """A run's inputs and outputs.
 
-    validation is None where the split has no frames; journal, and lock of the output folder, are None in all processes but the first;
+    validation is None where the split has no frames; journal is None, and lock, of the output folder, empty in all processes but the first;
     inputs are fingerprints of the files that the run learns from; dtype is that of positions and forces; n_members is that of an
     ensemble, whose state has a leading axis of members.
     """
@@ -39,7 +39,7 @@ class Trainer:
     order: SampleOrder
     checkpoints: Checkpoints
     journal: Journal | None
-    lock: IO[str] | None
+    lock: contextlib.ExitStack
     stop: StopRequest
     inputs: dict[str, str]
     frozen_prior: FrozenPrior | None
@@ -57,9 +57,7 @@ class Trainer:
         self.checkpoints.close()
         if self.journal is not None:
             self.journal.close()
-        if self.lock is not None:
-            Path(self.lock.name).unlink(missing_ok=True)
-            self.lock.close()
+        self.lock.close()
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Begin to write a checkpoint."""
