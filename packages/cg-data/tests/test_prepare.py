@@ -503,7 +503,15 @@ def test_names_of_domains_that_are_not_there_are_warned_of(corpus, tmp_path, cap
     chosen = {"select": {"domains": ["1aaaA00", "2bbbA0"]}, "split": {"held_out_domains": ["1aaaA0"]}}
     prepare(options(corpus, **chosen), tmp_path / "out")
     assert "select.domains: 2bbbA0 is in none of the inputs" in caplog.text
-    assert "split.held_out_domains: 1aaaA0 is not in the data set: nothing is held out by that name" in caplog.text
+    told = "split.held_out_domains: 1aaaA0 is in none of the inputs: nothing is held out by that name"
+    assert told in caplog.text
+
+    caplog.clear()
+    table = tmp_path / "cath.csv"
+    table.write_text("1aaaA00,1.10.8.10\n9zzzA00,1.10.8.10\n")
+    split = {"held_out_domains": ["1aaaA0", "9zzzA00"], "superfamilies": str(table)}
+    prepare(options(corpus, split=split, share=(0, 2)), tmp_path / "share")
+    assert [record.getMessage() for record in caplog.records if "held_out" in record.getMessage()] == [told]
 
 
 def test_a_temperature_without_a_good_frame_leaves_the_others_their_maps(parts, write_mdcath, tmp_path):

@@ -66,6 +66,21 @@ def test_wandb_is_offline_unless_asked_and_its_failures_are_warnings(
     assert "disk full" in caplog.text
 
 
+def test_a_run_that_goes_on_is_the_same_at_wandb_and_one_that_begins_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    fake = types.ModuleType("wandb")
+    fake.init = lambda **options: asked.append(options["id"])  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    first, moved = tmp_path / "first", tmp_path / "moved"
+    first.mkdir()
+    config = TrackersConfig(wandb_project="proteins")
+    Trackers(config, first, {})
+    first.rename(moved)
+    Trackers(config, moved, {}, step=40)
+    Trackers(config, moved, {})
+    assert asked[0] == asked[1] != asked[2]
+
+
 def test_a_missing_tracker_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setattr(logging.getLogger("cg_train"), "propagate", True)

@@ -25,7 +25,7 @@ from cg_data.errors import UserError, require
 from cg_data.mapping import bead_residues, species_names_of
 from cg_data.mdcath import MdcathFile, open_mdcath
 from cg_data.select import wanted_domains
-from cg_data.split import is_held_out, read_superfamilies
+from cg_data.split import SplitConfig, is_held_out, read_superfamilies
 from cg_data.store import Dataset, DomainData, check_domain_id, open_dataset, read_record, write_domain, write_index
 from cg_data.trajectory_formats import DescribedFile, open_described
 from cg_data.verify import superfamily_leaks
@@ -55,6 +55,7 @@ def prepare(config: PrepareConfig, output: Path | str) -> Dataset:
     with room_at(output, "the same command continues"):
         created = not output.exists()
         _claim(output, config)
+        _warn_of_unknown_held_out_domains(config.split, files, output)
         start, count = config.share
         require(0 <= start < count, f"share {start},{count}: expected index,count with 0 <= index < count")
         errors = _prepare_files(files[start::count], config, output)
@@ -64,11 +65,15 @@ def prepare(config: PrepareConfig, output: Path | str) -> Dataset:
             raise _nothing_prepared(errors)
         for error in errors:
             logger.error("%s", error)
-        dataset = merge(output)
-        names = () if config.split.superfamilies else config.split.held_out_domains
-        for name in sorted(set(names) - set(dataset.domains)) if count == 1 else ():
-            logger.warning("split.held_out_domains: %s is not in the data set: nothing is held out by that name", name)
-        return dataset
+        return merge(output)
+
+
+def _warn_of_unknown_held_out_domains(config: SplitConfig, files: Sequence[Path], output: Path) -> None:
+    """A misspelt name holds out nothing. One that is only in the table of superfamilies holds out its relatives."""
+    prepared = {path.parent.name for path in (output / "domains").glob("[!.]*/domain.json")}
+    known = prepared | _domains_in(files).keys() | read_superfamilies(config.superfamilies).keys()
+    for name in sorted(set(config.held_out_domains) - known):
+        logger.warning("split.held_out_domains: %s is in none of the inputs: nothing is held out by that name", name)
 
 
 def _nothing_prepared(errors: list[str]) -> UserError:

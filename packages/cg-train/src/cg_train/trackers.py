@@ -1,18 +1,22 @@
 """TensorBoard and Weights & Biases beside `metrics.jsonl`: what fails there is said once and never stops a run."""
 
-import hashlib
 import logging
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cg_data.atomic import atomic_file
 from cg_train.config import TrackersConfig
 
 logger = logging.getLogger(__name__)
 
 Log = Callable[[int, dict[str, float]], None]
 Sink = tuple[str, Log, Callable[[], None]]
+
+WANDB_ID_FILE = "wandb-id"
+"""In the output folder: by it a run that goes on finds itself at Weights & Biases."""
 
 
 class Trackers:
@@ -25,7 +29,7 @@ class Trackers:
             self._open("tensorboard", lambda: _tensorboard(output, step))
         if config.wandb_project is not None:
             project = config.wandb_project
-            self._open("wandb", lambda: _wandb(project, output, settings))
+            self._open("wandb", lambda: _wandb(project, output, settings, step))
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Hand on the numbers of a line of metrics."""
@@ -68,7 +72,7 @@ def _tensorboard(output: Path, step: int) -> tuple[Log, Callable[[], None]]:
     return log, writer.close
 
 
-def _wandb(project: str, output: Path, settings: Mapping[str, Any]) -> tuple[Log, Callable[[], None]]:
+def _wandb(project: str, output: Path, settings: Mapping[str, Any], step: int) -> tuple[Log, Callable[[], None]]:
     # Offline, so that a node without network neither waits nor fails; WANDB_MODE=online is the user's own choice.
     mode = os.environ.get("WANDB_MODE", "offline")
     try:
@@ -79,12 +83,21 @@ def _wandb(project: str, output: Path, settings: Mapping[str, Any]) -> tuple[Log
         project=project,
         dir=str(output),
         name=output.name,
-        id=hashlib.sha256(str(output.absolute()).encode()).hexdigest()[:12],
+        id=_wandb_id(output, step),
         resume="allow",
         mode=mode,
         config=dict(settings),
     )
     return (lambda step, numbers: run.log(numbers, step=step)), run.finish
+
+
+def _wandb_id(output: Path, step: int) -> str:
+    """Return the identity of the run in a folder, another one for each run that begins: it would add to the curves of an older one."""
+    file = output / WANDB_ID_FILE
+    if step < 0 or not file.is_file():
+        with atomic_file(file) as aside:
+            aside.write_text(secrets.token_hex(6))
+    return file.read_text().strip()
 
 
 def _line(error: Exception) -> str:
