@@ -129,6 +129,17 @@ def test_ghost_distance_reaches_a_receptive_field_of_many_digits(artifact: Path)
     assert reach >= (manifest.receptive_field_angstrom + skin) * (1 - 1e-12)
 
 
+@pytest.mark.parametrize(("plugin", "library", "named"), [("a b/x.so", None, "plugin"), ("x.so", "/lib a/pjrt.so", "pjrt_library")])
+def test_path_with_spaces_is_refused(
+    plugin: str, library: str | None, named: str, artifact: Path, chain_system: Callable[..., System], tmp_path: Path
+) -> None:
+    """LAMMPS splits its input at spaces, and would look for two files."""
+    config = LammpsConfig(runtime="pjrt" if library else "python", pjrt_library=library)
+    with pytest.raises(UserError, match=rf"^{named}: expected a path without spaces"):
+        write_lammps(artifact, chain_system([5]), tmp_path / "run", config, plugin=tmp_path / plugin)
+    assert not (tmp_path / "run").exists()
+
+
 def test_box_in_which_a_chain_meets_its_own_image_is_refused(artifact: Path, chain_system: Callable[..., System], tmp_path: Path) -> None:
     system = chain_system([12])
     extent = float(np.ptp(system.positions, axis=0).max())

@@ -79,7 +79,12 @@ class LammpsConfig(Configuration):
 
 
 def input_file(config: LammpsConfig, manifest: Manifest, plugin: Path, has: dict[str, bool], native: NativePrior | None = None) -> str:
-    """Return the text of `in.lammps`; `has` tells which of bond, angle and dihedral the data file contains."""
+    """Return the text of `in.lammps`; `has` tells which of bond, angle and dihedral the data file contains.
+
+    Raises `UserError` for a path with white space, at which LAMMPS splits, and without a temperature.
+    """
+    for name, path in (("plugin", str(plugin)), ("pjrt_library", config.pjrt_library or "")):
+        require(len(path.split()) < 2, f"{name}: expected a path without spaces, at which LAMMPS splits, received {path}: move it")
     boundary = "p p p" if config.box_angstrom is not None else "s s s"
     # Of a replica, and of a part of the run: what a killed run has written is never written again.
     own = ".${replica}${of_part}" if config.tempering_kelvin else "${of_part}"
