@@ -44,7 +44,7 @@ def prepare(
     ] = None,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Exit code 0 even where some inputs are refused.")] = False,
 ) -> None:
-    """Turn all-atom trajectories into a dataset of beads; continue one that was interrupted; add to one that is finished."""
+    """Turn all-atom trajectories into a dataset of beads. One that was interrupted is continued, one that is finished added to."""
     from cg_data.config import PrepareConfig
     from cg_data.pipeline import prepare as run
 
@@ -102,7 +102,7 @@ def to_npz(
     output: Output,
     per_domain: Annotated[bool, typer.Option("--per-domain", help="Write a folder with one file per domain.")] = False,
 ) -> None:
-    """Write a dataset in the padded layout R, F, species, mask, Z, N_max, aa_to_id."""
+    """Write a dataset in the padded layout. Its arrays are R, F, species, mask, Z, N_max and aa_to_id."""
     from cg_data.npz import to_npz as run
     from cg_data.store import open_dataset
 
@@ -136,7 +136,7 @@ def mean_force(
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of options; cg-data template mean-force prints one.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes, each averaging one frame at a time.")] = None,
 ) -> None:
-    """Make a dataset of mean forces with their errors: all-atom simulations around held beads; continue one that was interrupted."""
+    """Make a dataset of mean forces with their errors. All-atom simulations around held beads; one that was interrupted is continued."""
     from cg_data.config import MeanForceConfig
     from cg_data.mean_force_dataset import make_mean_forces
 

@@ -37,7 +37,7 @@ def stablehlo(
     ] = None,
     form: Annotated[str, typer.Option("--format", help="Artifact, or chemtrain: the network for chemtrain-deploy.")] = "artifact",
 ) -> None:
-    """Write a bundle as an artifact: one jax.export file for all sizes, a ladder of StableHLO modules, and a self-test."""
+    """Write a bundle as an artifact. It holds one jax.export file for all sizes, a ladder of StableHLO modules and a self-test."""
     require(form in ("artifact", "chemtrain"), f"--format: expected artifact or chemtrain, received {form!r}")
     _check_precision(precision)
     require(part in ("full", "backbone", "prior"), f"--part: expected full, backbone or prior, received {part!r}")
@@ -87,7 +87,7 @@ def lammps(
     config: Annotated[Path | None, typer.Option(help="YAML file of options; cg-export template prints one.")] = None,
     precision: PrecisionOption = None,
 ) -> None:
-    """Write model, data file, input and job script: `lmp -in in.lammps` runs as written, `bash run.sbatch` goes on after a kill."""
+    """Write a folder that LAMMPS runs. `lmp -in in.lammps` runs as written, `bash run.sbatch` goes on after a kill."""
     _check_precision(precision)
     from cg_export.lammps.input import LammpsConfig, run_command
 
@@ -122,7 +122,7 @@ def parity(
     ranks: Annotated[list[int] | None, typer.Option(help="MPI ranks of LAMMPS; repeat for more; 0 leaves LAMMPS out; default: 1.")] = None,
     precision: PrecisionOption = None,
 ) -> None:
-    """Compare bundle, artifact and LAMMPS on frames of a data set; exit code 1 where any differs by more than its tolerance."""
+    """Compare bundle, artifact and LAMMPS on some frames. Exit code 1 where any differs by more than its tolerance."""
     require(frames > 0, f"--frames: expected at least 1, received {frames}")
     _check_precision(precision)
     for n in ranks or []:

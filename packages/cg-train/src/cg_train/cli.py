@@ -36,7 +36,7 @@ def run(
     processes: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     process: Annotated[int, typer.Option(min=0, help="Which of them this is, from 0.")] = 0,
 ) -> None:
-    """Train a model; SIGTERM, SIGUSR1 and Ctrl-C save first, so that --resume auto goes on.
+    """Train a model. SIGTERM, SIGUSR1 and Ctrl-C save first, so that --resume auto goes on.
 
     In a SLURM step of several tasks (one per node) the processes find each other.
     """
@@ -59,7 +59,7 @@ def ensemble(
     allow_changes: AllowChanges = False,
     load: Load = "auto",
 ) -> None:
-    """Train several models at once that differ in their seeds; how far their forces spread says where they know little."""
+    """Train several models at once that differ in their seeds. How far their forces spread says where they know little."""
     from cg_train.preemption import note_signals_from_here
 
     note_signals_from_here()
