@@ -66,6 +66,14 @@ def test_overflow_of_rows_raises_and_names_the_number():
         pack(GRAPHS, dataclasses.replace(exact, n_rows=exact.n_rows - 1))
 
 
+def test_what_is_packed_already_is_not_packed_again():
+    budget = plan_budget(GRAPHS, 3)
+    with pytest.raises(UserError, match="expected flat edges, received rows in graph 1: build it with rows=False"):
+        pack([GRAPHS[0], in_rows(GRAPHS[1])], budget)
+    with pytest.raises(UserError, match="received padding in graph 0"):
+        pack([pack(GRAPHS[:1], plan_budget(GRAPHS, 1))], budget)
+
+
 def test_a_row_holds_edges_of_one_receiver_and_a_bead_fills_its_rows_one_after_the_other():
     graph = chain(40, cutoff=14.0)
     rows = in_rows(graph, 200)
@@ -119,6 +127,15 @@ def test_few_shapes_keep_padding_below_five_percent_on_proteins_of_50_to_500_res
     assert padding["n_beads"] < 0.05
     assert padding["n_edges"] < 0.05
     assert len(plan.budgets) <= 4
+
+
+def test_frames_without_edges_need_no_more_shapes():
+    needs = [{**need, "n_edges": 0, "n_rows": 0} for need in proteins(400)]
+    plan = plan_budgets(needs, beads_per_batch=2000)
+    assert len(plan.budgets) <= 4
+    assert plan.padding(needs)["n_beads"] < 0.05
+    with pytest.raises(UserError, match="most_shapes must be positive"):
+        plan_budgets(needs, 2000, most_shapes=0)
 
 
 def test_planned_batches_hold_every_frame_once_and_fit_their_budgets():

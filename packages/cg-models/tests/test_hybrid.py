@@ -9,6 +9,7 @@ import pytest
 from cg_data.errors import UserError
 from cg_models.config import ModelConfig
 from cg_models.forces import energy_and_forces
+from cg_models.graph import pack, plan_budget
 from cg_models.hybrid import build_model, match_force_scale
 from cg_models.statistics import average_neighbours, measure_statistics, root_mean_square
 from cg_models.testing import CUTOFF, SPECIES, chain_graph, random_chain
@@ -88,6 +89,21 @@ def test_edges_must_reach_the_farther_of_prior_and_backbone():
     )
 
 
+def test_a_position_that_is_not_finite_gives_no_energy_and_other_frames_theirs():
+    model, params = built("hybrid")
+    one = chain_graph(random_chain(6), padded=False)
+    spoilt = dataclasses.replace(one, positions=np.where(np.arange(6)[:, None] == 4, np.inf, one.positions))
+    budget = plan_budget([one] * 3, 3, rows=True)
+    for part in ("full", "prior", "backbone"):
+        compiled = jax.jit(energy_and_forces(model.energy_of(part)))
+        energies, forces = compiled(params, pack([one, spoilt], budget))
+        expected, expected_forces = compiled(params, pack([one, one], budget))
+        assert np.isnan(energies[10])
+        np.testing.assert_array_equal(energies[:6], expected[:6])
+        np.testing.assert_array_equal(forces[:6], expected_forces[:6])
+        assert not np.any(energies[12:])
+
+
 def test_padding_has_no_energy_and_no_force():
     model, params = built("hybrid")
     energies, forces = jax.jit(energy_and_forces(model.energy))(params, GRAPH)
@@ -165,3 +181,12 @@ def test_a_missing_or_foreign_prior_is_refused():
         build_model(config, SPECIES, small_prior(species=("ALA", "GLY", "LYS", "VAL")))
     with pytest.raises(UserError, match="expected one of full, prior, backbone"):
         built("hybrid")[0].energy_of("network")
+    with pytest.raises(UserError, match="expected one of full, prior, backbone"):
+        model, params = built("hybrid")
+        model.force_terms(params, GRAPH, "network")
+
+
+def test_a_network_of_float64_does_not_run_in_float32():
+    config = ModelConfig.parse({"mode": "backbone", "backbone": SMALL, "precision": "float64"}, "test")
+    with jax.enable_x64(False), pytest.raises(UserError, match=r"precision float64, but JAX runs in 32 bits: set .* JAX_ENABLE_X64=1"):
+        build_model(config, SPECIES)

@@ -25,6 +25,8 @@ BEAD_FIELDS = ("positions", "species", "residue_index", "chain_index")
 SUMMED = ("n_beads", "n_edges", "n_bonds", "n_angles", "n_dihedrals")
 TUPLE_FIELDS = (("bonds", "bond_mask"), ("angles", "angle_mask"), ("dihedrals", "dihedral_mask"))
 
+MASKS = ("bead_mask", "edge_mask", *(mask for _, mask in TUPLE_FIELDS))
+
 
 class BudgetOverflow(UserError):
     """Something is larger than the budget it must fit into."""
@@ -107,7 +109,8 @@ class BudgetPlan:
         shares = {}
         for name in ("n_beads", "n_edges"):
             used = sum(needs[frame][name] for _, frames in self.batches for frame in frames)
-            shares[name] = 1 - used / sum(getattr(self.budgets[number], name) for number, _ in self.batches)
+            # Where no frame has an edge, the one that a budget needs at least is no waste to plan against.
+            shares[name] = 1 - used / sum(getattr(self.budgets[number], name) for number, _ in self.batches) if used else 0.0
         return shares
 
 
@@ -121,7 +124,8 @@ def plan_budgets(
     `max_padding` of beads and of edges, or is `most_shapes`. A frame larger than `beads_per_batch` has a batch of its own.
     """
     require(len(graphs) > 0, "plan_budgets: expected at least one frame, received none: check the split of the data set")
-    require(beads_per_batch > 0, f"plan_budgets: beads_per_batch must be positive, received {beads_per_batch}")
+    for name, value in (("beads_per_batch", beads_per_batch), ("most_shapes", most_shapes)):
+        require(value > 0, f"plan_budgets: {name} must be positive, received {value}")
     needs = [sizes(graph) if isinstance(graph, BeadGraph) else graph for graph in graphs]
     groups = _first_fit(needs, beads_per_batch)
     plan = BudgetPlan((), ())
@@ -187,9 +191,13 @@ def pack(graphs: Sequence[BeadGraph], budget: Budget) -> BeadGraph:
 
     graphs: flat unpadded graphs of one frame each; frame f of the result is graphs[f], beads of padding belong to frame
     budget.n_frames - 1. Positions keep their dtype. Raises `BudgetOverflow`, naming the number, where they do not fit, and
-    `UserError` where some frames have periodic shifts and others not.
+    `UserError` where a graph has its edges in rows or holds padding, and where some frames have periodic shifts and others not.
     """
     require(len(graphs) > 0, "pack: expected at least one frame, received none")
+    for number, graph in enumerate(graphs):
+        require(not has_rows(graph), f"pack: expected flat edges, received rows in graph {number}: build it with rows=False")
+        unpadded = all(np.all(getattr(graph, mask)) for mask in MASKS)
+        require(unpadded, f"pack: expected unpadded graphs, received padding in graph {number}: pack graphs of one frame each")
     _fits("frames", len(graphs), budget.n_frames - 1)
     starts = np.cumsum([0] + [graph.positions.shape[0] for graph in graphs])
     _fits("beads", int(starts[-1]), budget.n_beads)
@@ -259,14 +267,18 @@ def has_rows(graph: BeadGraph) -> bool:
 
 
 def flat(graph: BeadGraph) -> BeadGraph:
-    """Return the graph with flat edges; a reshape, also inside `jax.jit`."""
+    """Return the graph with flat edges, also inside `jax.jit`; free slots of rows become masked edges from bead 0 to itself.
+
+    With the receiver of their row they would lead from it to bead 0, of another frame, whose forces a position that is not finite
+    would spoil.
+    """
     if not has_rows(graph):
         return graph
     shifts = None if graph.shifts is None else graph.shifts.reshape(-1, 3)
     return dataclasses.replace(
         graph,
         senders=graph.senders.reshape(-1),
-        receivers=graph.receivers.reshape(-1),
+        receivers=(graph.receivers * graph.edge_mask).reshape(-1),
         edge_mask=graph.edge_mask.reshape(-1),
         shifts=shifts,
     )

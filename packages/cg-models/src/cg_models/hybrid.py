@@ -54,13 +54,15 @@ class Model:
         return self._terms_of(self.parts, params, graph)
 
     def energy(self, params: Params, graph: BeadGraph) -> Array:
-        """Return per-bead energies, [n_beads] kcal/mol, in the dtype of the positions; zero for padding."""
+        """Return per-bead energies, [n_beads] kcal/mol, in the dtype of the positions; zero for padding, NaN at positions not finite."""
         return _total(self.energy_terms(params, graph), graph)
 
     def energy_of(self, part: Part) -> EnergyFn:
-        """Return `(params, graph) -> [n_beads]` of the full model, its prior or its backbone; zero where it has none."""
-        require(part in get_args(Part), f"part: expected one of {', '.join(get_args(Part))}, received {part!r}")
-        parts = self.parts if part == "full" else tuple(name for name in self.parts if name == part)
+        """Return `(params, graph) -> [n_beads]` of the full model, its prior or its backbone; zero where it has none.
+
+        Raises `UserError` where the part is none of these.
+        """
+        parts = self._parts_of(part)
 
         def energy(params: Params, graph: BeadGraph) -> Array:
             return _total(self._terms_of(parts, params, graph), graph)
@@ -69,7 +71,7 @@ class Model:
 
     def force_terms(self, params: Params, graph: BeadGraph, part: Part = "full") -> Terms:
         """Return the forces of every term of a part, {name: [n_beads, 3]} kcal/mol/angstrom; they add up to the part's."""
-        parts = self.parts if part == "full" else tuple(name for name in self.parts if name == part)
+        parts = self._parts_of(part)
 
         def terms(params: Params, graph: BeadGraph) -> Terms:
             return self._terms_of(parts, params, graph)
@@ -77,10 +79,19 @@ class Model:
         names = tuple(jax.eval_shape(terms, params, graph))
         return {name: energy_and_forces(lambda p, g, name=name: terms(p, g)[name])(params, graph)[1] for name in names}
 
+    def _parts_of(self, part: Part) -> tuple[str, ...]:
+        require(part in get_args(Part), f"part: expected one of {', '.join(get_args(Part))}, received {part!r}")
+        return tuple(name for name in self.parts if part in ("full", name))
+
     def _terms_of(self, parts: tuple[str, ...], params: Params, graph: BeadGraph) -> Terms:
         with jax.default_matmul_precision("highest"):  # as `precision.FULL`; derivatives inherit it
             terms = {name: value for part in parts for name, value in self._parts[part](params, graph).items()}
-        return {name: jnp.where(graph.bead_mask, value, 0).astype(graph.positions.dtype) for name, value in terms.items()}
+        # A bead at NaN has no pair within any cutoff, so its energy would be that of a bead alone. Chosen rather than multiplied in:
+        # the NaN of one frame must not reach the forces of others.
+        known = jnp.isfinite(graph.positions).all(-1)
+        dtype = graph.positions.dtype
+        unknown = jnp.asarray(jnp.nan, dtype)
+        return {name: jnp.where(graph.bead_mask, jnp.where(known, value.astype(dtype), unknown), 0) for name, value in terms.items()}
 
 
 def build_model(
@@ -94,7 +105,7 @@ def build_model(
     species_names: what species indices mean; it must be the prior's. statistics: of the training set; defaults without.
     `Model.init(key)` returns `{"backbone": ..., "prior": ...}`, with only the parts that the model has.
     Also lets this process keep the memory it frees (`cg_models.memory`). Raises `UserError` where the mode needs a prior that is
-    not given or one of other species.
+    not given or one of other species, and where a backbone of float64 would run in JAX's 32 bits.
     """
     keep_freed_memory()
     statistics = statistics or ModelStatistics()
@@ -113,6 +124,10 @@ def build_model(
         parts["prior"] = _prior_part(prior)
     transform = None
     if config.mode != "prior":
+        require(
+            jax.dtypes.canonicalize_dtype(config.precision) == config.precision,
+            f"model: precision {config.precision}, but JAX runs in 32 bits: set the environment variable JAX_ENABLE_X64=1",
+        )
         n_offsets = len(statistics.species_offsets or species_names)
         require(n_offsets == len(species_names), f"model: expected {len(species_names)} species offsets, received {n_offsets}")
         transform = backbone_transform(config, len(species_names), statistics)
