@@ -24,7 +24,7 @@ def bundle():
 def lists(positions, cutoff, spare=3):
     """The same pairs in the three formats, with free slots, and in the dense one with beads that neighbour themselves."""
     senders, receivers = neighbour_edges(positions, cutoff)
-    rows = [[*senders[receivers == bead], bead] for bead in range(N)]
+    rows = [[bead, *senders[receivers == bead]] for bead in range(N)]
     dense = np.full((N, max(map(len, rows)) + spare), N)
     for bead, row in enumerate(rows):
         dense[bead, : len(row)] = row
@@ -65,6 +65,21 @@ def test_a_list_that_overflowed_gives_no_number(evaluated):
     for value, gradient in evaluated(1)[1:]:
         assert np.isnan(value)
         assert np.isnan(gradient).all()
+
+
+@pytest.mark.parametrize("idx", [np.zeros((N, 0), int), np.full((N, 1), N), np.arange(N)[:, None]], ids=["no column", "free", "itself"])
+def test_beads_without_neighbours_have_the_energy_of_beads_alone(bundle, idx):
+    positions = 100.0 * random_chain(N)
+    energy = bundle.jax_md_energy(RESIDUES, part="backbone")
+    alone = bundle.energy_fn("backbone")(bundle.params, bundle.graph(positions, RESIDUES)).sum()
+    np.testing.assert_allclose(energy(positions, neighbour_list("Dense", jnp.asarray(idx), np.uint8(0))), alone, rtol=1e-6)
+
+
+def test_a_bead_that_was_lost_is_not_a_bead_alone(bundle):
+    positions = random_chain(N)
+    positions[2] = np.nan
+    found = neighbour_list("Sparse", jnp.zeros((2, 0), int), np.uint8(0))
+    assert np.isnan(bundle.jax_md_energy(RESIDUES, part="backbone")(positions, found))
 
 
 def test_a_periodic_box_changes_nothing_when_beads_move_by_whole_boxes(bundle):

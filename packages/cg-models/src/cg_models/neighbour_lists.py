@@ -48,7 +48,9 @@ def neighbour_energy(
 
     energy_fn: per-bead energies; params: used where the call gives none; species, residue_index, chain_index [n_beads] int32;
     displacement: jax-md's, for a periodic box (positions real, not fractional, and not wrapped, so that bonds stay whole); free
-    space without. Further keyword arguments of a call, as jax-md's integrators pass them, go to `displacement`.
+    space without. It and jax-md's lists know of the nearest image alone: faces of the box must be at least twice the model's cutoff
+    apart (`cg_data.topology.periodic_edges` has no such limit). Further keyword arguments of a call, as jax-md's integrators pass
+    them, go to `displacement`.
 
     The list must reach the model's cutoff and may hold more. Without a list all pairs count, which is meant for small systems.
     A list that overflowed gives NaN, in energy and forces, rather than miss a pair.
@@ -100,11 +102,14 @@ def _edges(n: int, neighbor: NeighbourList | None) -> tuple[Array, Array, Array]
         return everyone, everyone.T, everyone != everyone.T
     idx = neighbor.idx
     if neighbor.format.name == "Dense":
-        receivers = jnp.broadcast_to(jnp.arange(n, dtype=idx.dtype)[:, None], idx.shape)
-        senders = idx
-    else:
-        receivers, senders = idx
-        if neighbor.format.name == "OrderedSparse":
-            receivers, senders = jnp.concatenate([receivers, senders]), jnp.concatenate([senders, receivers])
+        # Nobody near anybody: jax-md's table then has no column, and a row needs a slot to say whose it is.
+        senders = idx if idx.shape[1] else jnp.full((n, 1), n, idx.dtype)
+        receivers = jnp.broadcast_to(jnp.arange(n, dtype=idx.dtype)[:, None], senders.shape)
+        used = (senders < n) & (senders != receivers)
+        # Receivers stay as they are: those of a row are equal, whichever of its slots are free or hold the bead itself.
+        return jnp.where(used, senders, 0), receivers, used
+    receivers, senders = idx
+    if neighbor.format.name == "OrderedSparse":
+        receivers, senders = jnp.concatenate([receivers, senders]), jnp.concatenate([senders, receivers])
     used = (senders < n) & (receivers < n) & (senders != receivers)
     return jnp.where(used, senders, 0), jnp.where(used, receivers, 0), used
