@@ -9,6 +9,8 @@ from cg_data.contracts import Array, BeadGraph
 from cg_models.graph import has_rows
 from cg_models.radial import polynomial_envelope
 
+COINCIDENT = 1e-6
+"""Beads nearer than this, angstrom, count as one point: they have no direction, and derivatives by it would overflow float32."""
 IN_BOUNDS = "promise_in_bounds"
 """Indices of a graph are within it, padding included; JAX's default mode checks every one of them."""
 
@@ -74,7 +76,7 @@ def edges_of(graph: BeadGraph, cutoff: float, envelope_exponent: int, dtype: jnp
     vectors = vectors.astype(dtype)
     squared = (vectors * vectors).sum(-1)
     used = graph.edge_mask & graph.bead_mask[senders] & graph.bead_mask[receivers]
-    used = used & (squared > 0) & (squared < cutoff * cutoff)
+    used = used & (squared > COINCIDENT**2) & (squared < cutoff * cutoff)
     # The first half of where-where: nothing below ever sees the vector of an edge that does not count.
     vectors = jnp.where(used[..., None], vectors, jnp.asarray([0.5 * cutoff, 0, 0], dtype))
     lengths = jnp.sqrt((vectors * vectors).sum(-1))

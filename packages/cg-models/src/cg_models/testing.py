@@ -201,20 +201,22 @@ class BackboneClaims:
             spoilt = dataclasses.replace(graph, positions=positions, **dict(zip(("senders", "receivers"), ends, strict=True)))
             assert_close(self.evaluate(spoilt, precision), self.evaluate(graph, precision), tolerance)
 
-    def test_the_gradient_of_a_force_loss_is_finite_with_padding(self) -> None:
+    def test_the_gradient_of_a_force_loss_is_finite_with_padding_and_coincident_beads(self) -> None:
         for precision in PRECISIONS:
             model, params, _ = self.built(precision)
             energy = energy_and_forces(model.energy)
             gradient = jax.jit(jax.grad(lambda p, graph, energy=energy: (energy(p, graph)[1] ** 2).sum()))
-            leaves = jax.tree.leaves(gradient(params, _in(chain_graph(random_chain(12)), precision)))
-            assert all(np.isfinite(leaf).all() for leaf in leaves)
-            assert any(np.abs(leaf).max() > 0 for leaf in leaves)
+            for positions in (random_chain(12), *_nearly_coincident()):
+                leaves = jax.tree.leaves(gradient(params, _in(chain_graph(positions), precision)))
+                assert all(np.isfinite(leaf).all() for leaf in leaves)
+                assert any(np.abs(leaf).max() > 0 for leaf in leaves)
 
     def test_coincident_beads_give_finite_energies_and_forces(self) -> None:
-        positions = random_chain(12)
-        positions[3] = positions[2]
         for precision in PRECISIONS:
-            assert all(np.isfinite(values).all() for values in self.evaluate(chain_graph(positions), precision))
+            (energies, forces), *others = (self.evaluate(chain_graph(positions), precision) for positions in _nearly_coincident())
+            assert np.isfinite(energies).all()
+            assert np.isfinite(forces).all()
+            assert_close(others, [(energies, forces)] * len(others), SINGLE)
 
     def test_separated_fragments_add(self) -> None:
         first, second = _on_grid(random_chain(6, 1)), _on_grid(random_chain(6, 2))
@@ -310,6 +312,17 @@ class BackboneClaims:
 
 def _in(graph: BeadGraph, precision: str) -> BeadGraph:
     return dataclasses.replace(graph, positions=graph.positions.astype(precision))
+
+
+def _nearly_coincident() -> list[np.ndarray]:
+    """Return chains of 12 whose bead 3 lies at the origin and bead 2 there, or as near as the square of a float32 distance can tell."""
+    chains = []
+    for gap in (0.0, 1e-20, 1e-15, 1e-9):
+        positions = random_chain(12)
+        positions = positions - positions[2]
+        positions[3] = [gap, 0.0, 0.0]
+        chains.append(positions)
+    return chains
 
 
 def _on_grid(positions: np.ndarray) -> np.ndarray:
