@@ -63,6 +63,20 @@ def test_a_trained_prior_is_written_with_its_trained_values(bundle, tmp_path):
     np.testing.assert_allclose(copy.prior.arrays["bond"]["force_constant"], expected, rtol=1e-6)
 
 
+def test_a_model_without_its_prior_is_written_without_it(bundle, tmp_path):
+    config = bundle.config.model_copy(update={"mode": "backbone"})
+    params = {"backbone": bundle.params["backbone"]}
+    save_bundle(tmp_path / "backbone", dataclasses.replace(bundle, config=config, params=params))
+    copy = load_bundle(tmp_path / "backbone")
+    assert copy.prior is None
+    assert copy.model.parts == ("backbone",)
+
+
+def test_kernels_that_a_backbone_does_not_have_are_not_said_to_stand_in_its_file():
+    with pytest.raises(UserError, match=r"^override 'backbone\.kernels=cuequivariance': unknown key"):
+        load_bundle(VERSION_1, kernels="cuequivariance")
+
+
 def test_the_model_file_says_what_the_dynamics_side_needs(bundle):
     document = yaml.safe_load((VERSION_1 / "model.yaml").read_text())
     assert document["receptive_field_angstrom"] == bundle.receptive_field_angstrom == 9.0
@@ -111,6 +125,12 @@ def damage_parameters(folder):
     (folder / "params.safetensors").write_bytes(content)
 
 
+def damage_metrics(folder):
+    (folder / "metrics.json").unlink()
+    checksums = json.loads((folder / "checksums.json").read_text())
+    (folder / "checksums.json").write_text(json.dumps({name: of for name, of in checksums.items() if name != "metrics.json"}))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -121,6 +141,7 @@ def damage_parameters(folder):
         (lambda folder: (folder / "model.yaml").write_text("format: other"), "expected 'format: cg-models'"),
         (lambda folder: (folder / "checksums.json").unlink(), "checksums.json: missing"),
         (lambda folder: (folder / "checksums.json").write_text("{}"), "expected a checksum of each file"),
+        (damage_metrics, "expected a checksum of each file"),
     ],
 )
 def test_a_damaged_bundle_is_refused_in_one_line(bundle, tmp_path, damage, message):
@@ -157,10 +178,11 @@ def test_many_frames_have_the_energies_and_forces_of_each_alone(bundle):
 
 
 @pytest.mark.parametrize("x64", [False, True])
-def test_positions_in_a_list_have_the_precision_that_jax_has(bundle, x64):
+def test_positions_without_a_precision_have_the_one_that_jax_has(bundle, x64):
     with jax.enable_x64(x64):
-        graph = bundle.graph(random_chain(8).tolist(), residues(8))
-        assert graph.positions.dtype == (np.float64 if x64 else np.float32)
+        for positions in (random_chain(8).tolist(), jax.numpy.arange(24).reshape(8, 3)):
+            graph = bundle.graph(positions, residues(8))
+            assert graph.positions.dtype == (np.float64 if x64 else np.float32)
 
 
 def test_the_gradient_of_the_energy_is_the_force_inside_other_compiled_code(bundle):

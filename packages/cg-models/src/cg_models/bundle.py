@@ -219,8 +219,8 @@ def save_bundle(path: Path | str, bundle: Bundle, overwrite: bool = False) -> No
     with atomic_folder(path, overwrite=overwrite) as folder:
         (folder / "model.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
         safetensors.numpy.save_file(tensors, folder / "params.safetensors")
-        if bundle.prior is not None:
-            prior = bundle.prior
+        if bundle.model.prior is not None:
+            prior = bundle.model.prior
             if not _same_arrays(prior.arrays, bundle.params["prior"]):
                 prior = prior.replace_arrays(bundle.params["prior"])
             save_prior(folder / "prior.yaml", prior)
@@ -237,10 +237,10 @@ def load_bundle(path: Path | str, kernels: str | None = None) -> Bundle:
     path = Path(path)
     document = _read_document(path)
     try:
-        model = document["model"]
+        model, asked = document["model"], []
         if kernels is not None:
-            model = {**model, "backbone": {**model["backbone"], "kernels": kernels}}
-        config = ModelConfig.parse(model, f"{path}/model.yaml: model")
+            model, asked = {**model, "backbone": {**model["backbone"], "kernels": kernels}}, [f"backbone.kernels={kernels}"]
+        config = ModelConfig.parse(model, f"{path}/model.yaml: model", asked)
         statistics = ModelStatistics.parse(document["statistics"], f"{path}/model.yaml: statistics")
         species_names = tuple(str(name) for name in document["species_names"])
         dataset_info = document["dataset"]
@@ -258,11 +258,9 @@ def load_bundle(path: Path | str, kernels: str | None = None) -> Bundle:
 
 def _real(positions: Array) -> Array:
     """Return positions as a floating array: as they are where they have a dtype of their own that is one, else in JAX's."""
-    if isinstance(positions, jax.Array):
+    if hasattr(positions, "dtype") and jnp.issubdtype(positions.dtype, jnp.floating):
         return positions
-    array = np.asarray(positions)
-    has_own = hasattr(positions, "dtype") and np.issubdtype(array.dtype, np.floating)
-    return array if has_own else array.astype(jax.dtypes.canonicalize_dtype(np.float64))
+    return np.asarray(positions).astype(jax.dtypes.canonicalize_dtype(np.float64))
 
 
 def _require_finite(positions: Array, what: str) -> None:
@@ -296,7 +294,7 @@ def _read_document(path: Path) -> dict[str, Any]:
         checksums = json.loads((path / "checksums.json").read_text())
     except (OSError, ValueError):
         raise UserError(f"{path}/checksums.json: missing or unreadable: the bundle is damaged; copy it again") from None
-    listed = isinstance(checksums, dict) and {"model.yaml", "params.safetensors"} <= checksums.keys()
+    listed = isinstance(checksums, dict) and {"model.yaml", "params.safetensors", "metrics.json"} <= checksums.keys()
     require(listed, f"{path}/checksums.json: expected a checksum of each file: the bundle is damaged; copy it again")
     for name, expected in checksums.items():
         file = path / name
