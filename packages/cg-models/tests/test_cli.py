@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import jax
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -36,6 +37,19 @@ def test_describe_counts_parameters_and_operations():
     assert 0 < facts["parameters"]["backbone"] < wider["parameters"]["backbone"]
     assert 0 < facts["kiloflop_per_edge_energy_and_forces"] < wider["kiloflop_per_edge_energy_and_forces"]
     assert facts["receptive_field_angstrom"] == 10.0
+
+
+def test_describe_counts_the_edges_that_there_are():
+    # Nearly all operations are of two products [slots, 1000] x [1000, 1000] and of two backwards; 24 edges fill 32 slots.
+    facts = yaml.safe_load(describe("pair", ["backbone.mlp_n_hidden=1000", "backbone.mlp_n_layers=2"]))
+    assert facts["kiloflop_per_edge_energy_and_forces"] == pytest.approx(4 * 2 * 1000 * 32 / 24, rel=0.05)
+
+
+def test_describe_shows_the_options_as_they_are_wherever_it_runs(tmp_path):
+    ModelConfig.parse({"mode": "hybrid", "precision": "float64", "backbone": {"kind": "pair"}}, "test").save(tmp_path / "model.yaml")
+    with jax.enable_x64(False):
+        facts = yaml.safe_load(describe(str(tmp_path / "model.yaml")))
+    assert (facts["model"]["mode"], facts["model"]["precision"]) == ("hybrid", "float64")
 
 
 def test_describe_reads_a_bundle():

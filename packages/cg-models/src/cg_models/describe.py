@@ -33,14 +33,23 @@ def table_of_backbones() -> str:
 
 
 def describe(target: str, overrides: Sequence[str] = ()) -> str:
-    """Return a description of `BACKBONE[:SIZE]`, a configuration file or a bundle; `UserError` where it is none of these."""
+    """Return a description of `BACKBONE[:SIZE]`, a configuration file or a bundle; `UserError` where it is none of these.
+
+    Of a configuration, which names no prior, the backbone alone is counted.
+    """
+    # Nothing is computed, so a model of float64 can be described wherever it is.
+    with jax.enable_x64(True):
+        return yaml.safe_dump(_description(target, overrides), sort_keys=False).rstrip()
+
+
+def _description(target: str, overrides: Sequence[str]) -> dict[str, Any]:
     path = Path(target)
     if path.is_dir():
         require(not overrides, f"{path}: a bundle is described as it is, received {', '.join(overrides)}: leave that out")
         bundle = load_bundle(path)
         header: dict[str, Any] = {"bundle": str(path), "species": list(bundle.species_names)}
         header |= {"dataset": dict(bundle.dataset_info), "metrics": dict(bundle.metrics)}
-        return yaml.safe_dump(header | _facts(bundle.model, bundle.params), sort_keys=False).rstrip()
+        return header | _facts(bundle.config, bundle.model, bundle.params)
     if path.is_file():
         config = ModelConfig.load(path, overrides)
     else:
@@ -49,17 +58,16 @@ def describe(target: str, overrides: Sequence[str] = ()) -> str:
             raise UserError(f"{target}: no such file or folder: give a backbone from `cg-models list`, a YAML file or a bundle")
         chosen = [f"backbone.{name}={value}" for name, value in options_of(kind, size or "default").items()]
         config = ModelConfig.load(None, [*chosen, *overrides])
-    config = config.model_copy(update={"mode": "backbone"})
     statistics = ModelStatistics(avg_num_neighbors=EXAMPLE_NEIGHBOURS)
-    model = build_model(config, RESIDUE_SPECIES, None, statistics)
-    return yaml.safe_dump(_facts(model, None), sort_keys=False).rstrip()
+    model = build_model(config.model_copy(update={"mode": "backbone"}), RESIDUE_SPECIES, None, statistics)
+    return _facts(config, model, None)
 
 
-def _facts(model: Model, params: Any) -> dict[str, Any]:
+def _facts(config: ModelConfig, model: Model, params: Any) -> dict[str, Any]:
     shapes = params if params is not None else jax.eval_shape(model.init, jax.random.key(0))
     counts = {part: int(sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(group))) for part, group in shapes.items()}
     facts = {
-        "model": model.config.to_dict(),
+        "model": config.to_dict(),
         "parameters": counts,
         "cutoff_angstrom": model.cutoff_angstrom,
         "receptive_field_angstrom": model.receptive_field_angstrom,
@@ -69,12 +77,15 @@ def _facts(model: Model, params: Any) -> dict[str, Any]:
 
 
 def _cost_per_edge(model: Model, params: Any) -> float:
-    """Return 1,000 floating-point operations per edge of energy and forces, as XLA counts them; 0 without a backbone."""
+    """Return 1,000 floating-point operations per edge of energy and forces, as XLA counts them; 0 without a backbone.
+
+    Of edges that count: the free slots of their rows, and what is done per bead, are shared out among them.
+    """
     if "backbone" not in params:
         return 0.0
     graph = _example_graph()
     lowered = jax.jit(energy_and_forces(model.energy_of("backbone"))).lower(params, graph)
-    return float((lowered.cost_analysis() or {}).get("flops", 0.0)) / graph.senders.size / 1000
+    return float((lowered.cost_analysis() or {}).get("flops", 0.0)) / int(graph.edge_mask.sum()) / 1000
 
 
 def _example_graph() -> BeadGraph:
