@@ -6,7 +6,7 @@
 DATA holds rmd17_<molecule>_<train|test>_01.npz (coords, forces, energies, nuclear_charges; angstrom, kcal/mol). Prints the mean
 absolute errors of forces (meV/angstrom) and energies (meV) on the 1,000 test frames. Frames, their order, batches, cutoff, steps,
 loss, optimizer and learning rates are the same for the peer, and so are the options of mace. A run saves its state in OUT after
-`--minutes` and goes on from it when it is started again.
+`--minutes` and goes on from it when it is started again with the same options.
 """
 
 import argparse
@@ -81,6 +81,7 @@ def train_ours(options: argparse.Namespace, train: Frames, test: Frames) -> dict
     import jax.numpy as jnp
     import optax
 
+    from cg_data.atomic import atomic_file
     from cg_models.config import ModelConfig
     from cg_models.forces import energy_and_forces
     from cg_models.graph import frame_sum, pack, plan_budget
@@ -115,7 +116,8 @@ def train_ours(options: argparse.Namespace, train: Frames, test: Frames) -> dict
         updates, state = optimizer.update(jax.grad(loss)(params), state)
         return optax.apply_updates(params, updates), state
 
-    first, clock, (params, state) = restored(options.out / "state.npz", (params, optimizer.init(params)))
+    saved = state_file(options)
+    first, clock, (params, state) = restored(saved, (params, optimizer.init(params)))
     started = time.perf_counter()
     done = options.steps
     for number in range(first, options.steps):
@@ -128,7 +130,8 @@ def train_ours(options: argparse.Namespace, train: Frames, test: Frames) -> dict
     jax.block_until_ready(params)
     clock += time.perf_counter() - started
     leaves = jax.tree.leaves((params, state))
-    np.savez(options.out / "state.npz", step=done, clock=clock, **{str(n): np.asarray(leaf) for n, leaf in enumerate(leaves)})
+    with atomic_file(saved) as aside, aside.open("wb") as file:
+        np.savez(file, step=done, clock=clock, **{str(n): np.asarray(leaf) for n, leaf in enumerate(leaves)})
     compiled = jax.jit(predict)
     found = [compiled(params, pack(test_graphs[start : start + BATCH], budget)) for start in range(0, len(test_graphs), BATCH)]
     found_energies, found_forces = (np.concatenate([np.asarray(batch[part]) for batch in found]) for part in range(2))
@@ -142,6 +145,12 @@ def graphs_of(frames: Frames, kinds: list[int]) -> list:
     index = np.arange(len(frames.charges), dtype=np.int32)
     species = np.array([kinds.index(kind) for kind in frames.charges], np.int32)
     return [frame_graph(x, species, index * 0, index, CUTOFF) for x in frames.positions.astype(np.float32)]
+
+
+def state_file(options: argparse.Namespace) -> Path:
+    """Return where a run keeps its state: each run its own, so that none goes on from, or reports, another's."""
+    backbone = f"{options.backbone}_wide" if options.wide else options.backbone
+    return options.out / f"{options.molecule}_{backbone}_{options.frames}_frames_{options.steps}_steps_seed_{options.seed}.npz"
 
 
 def restored(path: Path, fresh: tuple) -> tuple[int, float, tuple]:
