@@ -160,6 +160,10 @@ def test_statistics_of_a_training_set_are_its_neighbours_forces_and_species_ener
     assert found.avg_num_neighbors == average_neighbours(graphs, CUTOFF)
     assert found.energy_scale == pytest.approx(3.0, rel=0.1)
     np.testing.assert_allclose(found.species_offsets, offsets, rtol=1e-9)
+    # Frames without an energy, and data without any.
+    some = [offsets[graph.species].sum() for graph in graphs[:-1]]
+    np.testing.assert_allclose(measure_statistics(graphs, forces, CUTOFF, 4, [*some, np.nan]).species_offsets, offsets, rtol=1e-9)
+    assert measure_statistics(graphs[:1], forces[:1], CUTOFF, 4, [np.nan]).species_offsets == (0, 0, 0, 0)
     # One composition alone leaves the offsets open: equal beads then get equal energies, and an absent species none.
     alone = measure_statistics(graphs[:1], forces[:1], CUTOFF, 5, [10.0])
     assert np.dot(np.bincount(graphs[0].species, minlength=5), alone.species_offsets) == pytest.approx(10.0)

@@ -37,11 +37,13 @@ def average_neighbours(graphs: Sequence[BeadGraph], cutoff: float) -> float:
 def species_offsets(graphs: Sequence[BeadGraph], energies: Sequence[float] | Array, n_species: int) -> tuple[float, ...]:
     """Return the energies of species, kcal/mol, whose sums over the beads are nearest to the frames' energies.
 
-    graphs: one frame each; energies [n_frames] kcal/mol. Least squares over compositions; where these do not determine all
-    species (one molecule alone never does), the solution of least norm; zero for a species that no frame has.
+    graphs: one frame each; energies [n_frames] kcal/mol, NaN for a frame without. Least squares over compositions; where these do
+    not determine all species (one molecule alone never does), the solution of least norm; zero for a species that no frame has.
     """
+    values = np.asarray(energies, np.float64)
     counts = [np.bincount(np.asarray(graph.species)[np.asarray(graph.bead_mask)], minlength=n_species) for graph in graphs]
-    found = np.linalg.lstsq(np.asarray(counts, np.float64), np.asarray(energies, np.float64), rcond=None)[0]
+    known = ~np.isnan(values)
+    found = np.linalg.lstsq(np.asarray(counts, np.float64)[known], values[known], rcond=None)[0]
     return tuple(float(value) for value in found)
 
 
@@ -51,7 +53,7 @@ def measure_statistics(
     """Return what a fresh model is scaled by, from unpadded training frames.
 
     forces: of each graph, [n_beads, 3] kcal/mol/angstrom; their rms, over one angstrom, is the energy scale. cutoff: angstrom, of
-    the backbone. energies [n_frames] kcal/mol, where there are any, give the species offsets. `match_force_scale` then sets the
+    the backbone. energies [n_frames] kcal/mol, NaN for a frame without, give the species offsets. `match_force_scale` then sets the
     scale of a particular network exactly.
     """
     return ModelStatistics(
