@@ -218,6 +218,18 @@ class BackboneClaims:
             assert np.isfinite(forces).all()
             assert_close(others, [(energies, forces)] * len(others), SINGLE)
 
+    def test_beads_without_neighbours_have_their_species_energy_and_no_force(self) -> None:
+        graph = chain_graph(100.0 * random_chain(12))
+        for precision, tolerance in PRECISIONS.items():
+            energies, forces = self.evaluate(graph, precision)
+            of_species = dict(zip(graph.species[:12].tolist(), energies[:12], strict=True))
+            assert_close(energies[:12], np.array([of_species[kind] for kind in graph.species[:12]]), tolerance)
+            assert np.isfinite(energies).all()
+            assert not forces.any()
+            alone, force = self.evaluate(chain_graph(np.zeros((1, 3))), precision)
+            assert_close(alone[:1], energies[:1], tolerance)
+            assert not force.any()
+
     def test_separated_fragments_add(self) -> None:
         first, second = _on_grid(random_chain(6, 1)), _on_grid(random_chain(6, 2))
         together = chain_graph(np.concatenate([first, second + 100.0]))
