@@ -84,9 +84,14 @@ def test_the_model_file_says_what_the_dynamics_side_needs(bundle):
     assert document["units"]["energy"] == "kcal/mol"
 
 
-def test_an_unknown_species_is_named(bundle):
-    with pytest.raises(UserError, match="'VAL' is not in it; expected some of ALA, GLY, LYS, TRP"):
-        bundle.graph(random_chain(3), ["ALA", "VAL", "GLY"])
+@pytest.mark.parametrize("name", ["VAL", "Cl"])
+def test_an_unknown_species_is_named(bundle, name):
+    with pytest.raises(UserError, match=f"'{name}' is not in it; expected some of ALA, GLY, LYS, TRP"):
+        bundle.graph(random_chain(3), ["ALA", name, "GLY"])
+
+
+def test_variants_of_a_residue_are_its_species(bundle):
+    np.testing.assert_array_equal(bundle.species_index(["ALA", "gly ", "LYN"]), [0, 1, 2])
 
 
 def test_species_may_be_names_or_indices(bundle):

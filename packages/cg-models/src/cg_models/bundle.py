@@ -67,13 +67,14 @@ class Bundle:
 
     def species_index(self, names: Sequence[str]) -> np.ndarray:
         """Return the species of residue names, [n] int32; `UserError` naming the first that this model was not trained on."""
-        from cg_data.mapping import residue_species
+        from cg_data.mapping import RESIDUE_VARIANTS
 
         known = {name: index for index, name in enumerate(self.species_names)}
         indices = []
         for name in names:
-            found = name if name in known else residue_species(name)
-            if found not in known:
+            residue = name.strip().upper()
+            found = next((one for one in (name, residue, RESIDUE_VARIANTS.get(residue)) if one in known), None)
+            if found is None:
                 raise UserError(
                     f"model: species {name!r} is not in it; expected some of {', '.join(self.species_names)}: train on data with it"
                 )
