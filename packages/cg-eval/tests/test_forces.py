@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ import pytest
 
 from cg_data.errors import UserError
 from cg_data.split import SPLITS
-from cg_data.store import write_dataset
+from cg_data.store import open_dataset, write_dataset
 from cg_eval.force_field import load_force_field
 from cg_eval.forces import ForcesConfig, choose_frames, evaluate_forces
 from cg_eval.predict import predict_forces
@@ -78,6 +79,33 @@ def test_a_species_that_the_bundle_lacks_is_an_error_that_names_it(prior_bundle,
     other = write_dataset(tmp_path / "other", {"one": dataset.frames("one").select(slice(0, 2))}, names)
     with pytest.raises(UserError, match="TRP"):
         next(predict_forces(prior_bundle, other, [("one", np.arange(2))], ("prior",)))
+
+
+def damaged(dataset, folder, domain, name, frame):
+    """A copy of a data set with one number of a frame that is not one."""
+    other = open_dataset(shutil.copytree(dataset.path, folder))
+    np.lib.format.open_memmap(folder / f"domains/{domain}/{name}.npy", mode="r+")[frame, 0, 0] = np.nan
+    return other
+
+
+def test_only_the_frames_asked_for_are_read_and_looked_at(prior_bundle, dataset, tmp_path):
+    """Numbers that are none in another frame and in another domain go unseen; the same ones are refused where they are asked for."""
+    for domain, frame in (("one", 7), ("two", 3)):
+        for name in ("positions", "forces"):
+            bad = damaged(dataset, tmp_path / f"{domain}-{name}", domain, name, frame)
+            (found,) = predict_forces(prior_bundle, bad, [("one", np.array([5, 6, 8]))], ("prior",))
+            assert np.isfinite(found.forces["prior"]).all()
+            with pytest.raises(UserError, match=f"{domain}: {name} must be finite; frame {frame} is not"):
+                list(predict_forces(prior_bundle, bad, [(domain, np.array([1, frame]))], ("prior",)))
+
+
+def test_a_species_that_only_other_domains_have_is_no_hindrance(prior_bundle, dataset, tmp_path):
+    frames = {name: dataset.frames(name).select(slice(0, 2)) for name in dataset.domains}
+    frames["two"] = dataclasses.replace(frames["two"], species=np.full(11, 4, np.int32))
+    other = write_dataset(tmp_path / "other", frames, (*dataset.species_names, "TRP"))
+    next(predict_forces(prior_bundle, other, [("one", np.arange(2))], ("prior",)))
+    with pytest.raises(UserError, match="TRP"):
+        next(predict_forces(prior_bundle, other, [("two", np.arange(2))], ("prior",)))
 
 
 def test_report_equals_errors_computed_directly(report, hybrid_bundle, dataset):

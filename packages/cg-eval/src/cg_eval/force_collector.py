@@ -23,9 +23,11 @@ class Collector:
         self.models, self.judged = ("zero", *parts), parts[-1]
         self.domains = tuple(chosen)
         self.blocks = Blocks(np.zeros(0, np.int64), np.zeros(0, np.int64), config.block_frames)
+        self.n_vectors = 0
         for domain, indices in chosen.items():
-            self.blocks = self.blocks.followed_by(time_blocks(dataset.frames(domain).trajectory[indices], config.block_frames))
-        self.n_vectors = sum(len(indices) * dataset.frames(domain).n_beads for domain, indices in chosen.items())
+            frames = dataset.frames(domain, numbers=False)
+            self.blocks = self.blocks.followed_by(time_blocks(frames.trajectory[indices], config.block_frames))
+            self.n_vectors += len(indices) * frames.n_beads
         self.n_seen = 0
         self.totals: dict[str, dict[str, np.ndarray]] = {model: {} for model in self.models}
         self.maxima: dict[str, dict[str, float]] = {model: {} for model in self.models}

@@ -64,7 +64,7 @@ def choose_frames(dataset: Dataset, split: str, config: ForcesConfig) -> dict[st
     if config.domains is not None:
         chosen = {domain: frames for domain, frames in chosen.items() if domain in config.domains}
     if config.temperature_kelvin is not None:
-        warm = {domain: np.abs(dataset.frames(domain).temperature - config.temperature_kelvin) < 0.5 for domain in chosen}
+        warm = {domain: np.abs(dataset.frames(domain, numbers=False).temperature - config.temperature_kelvin) < 0.5 for domain in chosen}
         chosen = {domain: frames[warm[domain][frames]] for domain, frames in chosen.items()}
     total = sum(len(frames) for frames in chosen.values())
     if config.frames is not None and config.frames < total:

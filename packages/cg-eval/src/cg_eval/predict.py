@@ -3,12 +3,12 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cg_data.contracts import BeadFrames, BeadGraph, Params
+from cg_data.contracts import Array, BeadFrames, BeadGraph, Params, check_numbers
 from cg_data.errors import require
 from cg_data.store import Dataset
 from cg_data.topology import frame_graph
@@ -53,22 +53,27 @@ def predict_forces(
     Frames of all domains stream through one budget of beads and neighbours, so there is one compilation; where a bead turns
     out to have more neighbours than there is room for, the budget grows, and the growth is logged. Batches are spread over
     `n_devices` (all, by default) and the next ones are packed while they run. What is not asked for is not computed; only the
-    frames of one entry of `chosen` are held at a time.
+    frames of one entry of `chosen` are held at a time, and no other frame is read. Raises `UserError` naming a chosen frame whose
+    numbers are not finite.
     """
     require(len(chosen) > 0, "forces: no frame chosen; choose another split or domain")
     results = _Stream(bundle, parts, n_devices, _plan(bundle, dataset, chosen, beads_per_batch)).forces(_graphs(bundle, dataset, chosen))
     for domain, indices in chosen:
         of_frames = [next(results) for _ in indices]
         forces: Forces = {name: np.stack([frame[name] for frame in of_frames]) for name in of_frames[0]}
-        yield DomainForces(domain, dataset.frames(domain).select(indices), forces)
+        frames = dataset.frames(domain, numbers=False).select(indices)
+        for name in ("forces", "force_error"):
+            if (values := getattr(frames, name)) is not None:
+                _check_each(values, name, f"{dataset.path}: {domain}", indices)
+        yield DomainForces(domain, frames, forces)
 
 
-def dataset_species(bundle: "Bundle", dataset: Dataset) -> np.ndarray:
-    """Return [n_species] int32: the bundle's index of each of the data set's species that occurs in it, -1 for the others.
+def dataset_species(bundle: "Bundle", dataset: Dataset, domains: Iterable[str]) -> np.ndarray:
+    """Return [n_species] int32: the bundle's index of each of the data set's species that occurs in some domains, -1 for the others.
 
-    Raises `UserError` naming a species of the data set's beads that the bundle does not know.
+    Raises `UserError` naming a species of those domains' beads that the bundle does not know.
     """
-    used = sorted({int(index) for domain in dataset.domains for index in np.unique(dataset.frames(domain).species)})
+    used = sorted({int(index) for domain in set(domains) for index in np.unique(dataset.frames(domain, numbers=False).species)})
     table = np.full(len(dataset.species_names), -1, np.int32)
     table[used] = bundle.species_index([dataset.species_names[index] for index in used])
     return table
@@ -85,12 +90,14 @@ def choose_devices(n_devices: int | None) -> list[Any]:
 
 
 def _graphs(bundle: "Bundle", dataset: Dataset, chosen: Sequence[tuple[str, np.ndarray]]) -> Iterator[BeadGraph]:
-    species = dataset_species(bundle, dataset)
+    species = dataset_species(bundle, dataset, (domain for domain, _ in chosen))
     for domain, indices in chosen:
-        frames = dataset.frames(domain)
+        frames = dataset.frames(domain, numbers=False)
         for index in indices:
+            positions = np.asarray(frames.positions[index])
+            _check_each(positions[None], "positions", f"{dataset.path}: {domain}", [index])
             yield frame_graph(
-                np.asarray(frames.positions[index]),
+                positions,
                 species[frames.species],
                 frames.residue_index,
                 frames.chain_index,
@@ -98,10 +105,16 @@ def _graphs(bundle: "Bundle", dataset: Dataset, chosen: Sequence[tuple[str, np.n
             )
 
 
+def _check_each(values: Array, name: str, where: str, indices: Iterable[int]) -> None:
+    """Raise `UserError` at the first of some frames whose numbers are not what they may be; indices: their places in the domain."""
+    for index, of_frame in zip(indices, values, strict=True):
+        check_numbers(of_frame[None], name, where, int(index))
+
+
 def _plan(bundle: "Bundle", dataset: Dataset, chosen: Sequence[tuple[str, np.ndarray]], beads_per_batch: int) -> "Budget":
     from cg_models.graph import ROW_WIDTH, Budget, sizes
 
-    n_beads = [dataset.frames(domain).n_beads for domain, _ in chosen]
+    n_beads = [dataset.frames(domain, numbers=False).n_beads for domain, _ in chosen]
     some = [(domain, indices[:: -(-len(indices) // FRAMES_LOOKED_AT)]) for domain, indices in chosen]
     per_bead = max(sizes(graph)["n_rows"] / graph.n_beads for graph in _graphs(bundle, dataset, some))
     total = sum(n * len(indices) for n, (_, indices) in zip(n_beads, chosen, strict=True))

@@ -62,7 +62,7 @@ def dataset_start(bundle: "Bundle", dataset: Dataset, domain: str, config: Simul
 
     Raises `UserError` naming a species that the bundle does not know.
     """
-    start = starting_frames(dataset.frames(domain), config.n_replicas, with_temperature(config, bundle).temperature_kelvin)
+    start = starting_frames(dataset.frames(domain, numbers=False), config.n_replicas, with_temperature(config, bundle).temperature_kelvin)
     names = [dataset.species_names[index] for index in np.asarray(start.species)]
     return replace(start, species=np.asarray(bundle.species_index(names), np.int32))
 
