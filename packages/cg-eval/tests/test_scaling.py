@@ -21,12 +21,30 @@ def test_gustafson_recovers_an_exact_serial_fraction():
     assert fit_scaling(n, 50.0 / (n - 0.1 * (n - 1))).gustafson.estimate == pytest.approx(0.1)
 
 
-def test_interval_of_noisy_times_covers_the_truth_about_as_often_as_it_says():
-    n, generator, covered = np.array([1, 2, 4, 8, 16, 32]), np.random.default_rng(0), 0
+@pytest.mark.parametrize("devices", [(1, 2, 4, 8, 16, 32), (1, 1, 1, 2, 2, 4, 4, 8, 8), (4, 8, 16, 32)])
+@pytest.mark.parametrize(
+    ("law", "time"), [("amdahl", lambda n: 0.05 + 0.95 / n), ("gustafson", lambda n: 1 / (n - 0.05 * (n - 1)))], ids=["amdahl", "gustafson"]
+)
+def test_interval_of_noisy_times_covers_the_truth_about_as_often_as_it_says(law, time, devices):
+    n, generator, covered = np.array(devices), np.random.default_rng(0), 0
     for _ in range(300):
-        fit = fit_scaling(n, (0.05 + 0.95 / n) * (1 + 0.01 * generator.normal(size=6))).amdahl
+        fit = getattr(fit_scaling(n, time(n) * (1 + 0.01 * generator.normal(size=len(n)))), law)
         covered += fit.low <= 0.05 <= fit.high
     assert 0.90 <= covered / 300 <= 0.99
+
+
+def test_laws_and_measured_speed_ups_meet_where_no_run_was_on_one_device(monkeypatch):
+    import cg_eval.plots as plots
+
+    drawn = []
+    monkeypatch.setattr(plots, "finish", lambda figure, *_: drawn.append(figure))
+    n = np.array([4, 8, 16])
+    fit = fit_scaling(n, 10.0 * (0.2 + 0.8 / n))
+    assert fit.amdahl.estimate == pytest.approx(0.2)
+    plots.plot_scaling(fit, None)
+    _, amdahl, _, measured = drawn[0].axes[0].lines
+    assert amdahl.get_label().startswith("Amdahl")
+    np.testing.assert_allclose([amdahl.get_ydata()[0], amdahl.get_ydata()[-1]], np.array(measured.get_ydata())[[0, -1]])
 
 
 @pytest.mark.parametrize(("minutes", "efficiency", "serial"), [(1.89, 0.8126, 0.01003), (1.598, 0.9611, 0.00176)])
@@ -48,7 +66,7 @@ def test_times_are_read_fitted_and_drawn(tmp_path):
 
 def test_the_order_of_repeats_changes_nothing_and_the_baseline_is_their_mean():
     first, second = fit_scaling([1, 1, 2, 4], [40.0, 44.0, 22.0, 12.0]), fit_scaling([1, 4, 1, 2], [44.0, 12.0, 40.0, 22.0])
-    assert first.gustafson == second.gustafson
+    assert first.gustafson.estimate == pytest.approx(second.gustafson.estimate)
     assert first.amdahl.estimate == pytest.approx(second.amdahl.estimate)
     assert sorted(first.speedup) == sorted(second.speedup) == pytest.approx([42 / 44, 42 / 40, 42 / 22, 42 / 12])
 
@@ -100,6 +118,14 @@ def test_logs_of_runs_on_the_published_numbers_of_gpus_give_the_published_table(
     assert devices == [24, 1]
     assert minutes == pytest.approx([1.598, 36.86])
     assert fit_scaling(devices, minutes).efficiency[1] == pytest.approx(0.961, abs=1e-3)
+
+
+def test_the_torn_last_line_of_a_killed_run_counts_as_nothing(tmp_path):
+    folder = write_run(tmp_path / "run", 2, 100.0)
+    expected = read_runs([folder])
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 400, "epo')
+    assert read_runs([folder]) == expected
 
 
 def test_a_run_that_logged_too_little_is_refused(tmp_path):

@@ -179,16 +179,21 @@ def plot_calibration(report: "EnsembleReport", path: Path) -> None:
 
 
 def plot_scaling(scaling: "Scaling", path: Path) -> None:
-    """Draw speed-up and efficiency over devices: measured, the fitted laws of Amdahl and Gustafson, and the ideal."""
+    """Draw speed-up and efficiency over devices: measured, the fitted laws of Amdahl and Gustafson, and the ideal.
+
+    Measured speed-ups are over the fewest devices; the laws are drawn over the same, so that all meet there.
+    """
     figure, axes = new_figure(1, 2, 4.2, 3.4)
-    n = np.linspace(1, max(scaling.devices), 200)
+    fewest = min(scaling.devices)
+    n = np.linspace(fewest, max(scaling.devices), 200)
     serial, scaled = scaling.amdahl.estimate, scaling.gustafson.estimate
     laws = (
         (n, ":", COLOURS[2], "ideal"),
         (1 / (serial + (1 - serial) / n), "-", COLOURS[0], f"Amdahl, serial {scaling.amdahl}"),
         (n - scaled * (n - 1), "--", COLOURS[1], f"Gustafson, serial {scaling.gustafson}"),
     )
-    for speedup, dash, colour, label in laws:
+    for over_one, dash, colour, label in laws:
+        speedup = over_one * fewest / over_one[0]
         axes[0, 0].plot(n, speedup, color=colour, linestyle=dash, label=label)
         axes[0, 1].plot(n, 100 * speedup / n, color=colour, linestyle=dash)
     axes[0, 0].plot(scaling.devices, scaling.speedup, marker="o", linestyle="none", color="black", label="measured")

@@ -33,7 +33,7 @@ class Fraction:
 class Scaling:
     """Times of the same work on several numbers of devices.
 
-    amdahl: s of S(n) = 1 / (s + (1 - s) / n); gustafson: s of S(n) = n - s (n - 1), on the same measured speed-ups.
+    amdahl: s of the speed-up over one device S(n) = 1 / (s + (1 - s) / n); gustafson: s of S(n) = n - s (n - 1), of the same times.
     """
 
     devices: tuple[int, ...]
@@ -82,8 +82,8 @@ class Scaling:
 def fit_scaling(devices: Sequence[int], times: Sequence[float], level: float = 0.95) -> Scaling:
     """Return the scaling of times of equal work on numbers of devices, in any unit of time; repeated counts are repeats.
 
-    Amdahl: T(n) = a + b / n by least squares of relative errors, s = a / (a + b), interval by Student's t and the delta
-    method. Gustafson: one parameter, least squares of speed-ups. Raises `UserError` for fewer than two numbers of devices.
+    Amdahl: T(n) = a + b / n, s = a / (a + b). Gustafson: 1 / T(n) = a + b n, s = a / (a + b). Both by least squares of relative
+    errors, with intervals by Student's t and the delta method. Raises `UserError` for fewer than two numbers of devices.
     """
     order = np.argsort(np.asarray(devices), kind="stable")
     n, t = np.asarray(devices, np.float64)[order], np.asarray(times, np.float64)[order]
@@ -93,26 +93,24 @@ def fit_scaling(devices: Sequence[int], times: Sequence[float], level: float = 0
     usable = (n >= 1) & (t > 0) & np.isfinite(t)
     first_bad = "" if usable.all() else f"{n[~usable][0]:g} and {t[~usable][0]:g}"
     require(not first_bad, f"scaling: devices must be at least 1 and times positive and finite, received {first_bad}: leave that run out")
-    design = np.stack([1 / t, 1 / (n * t)], axis=1)
-    (a, b), *_ = np.linalg.lstsq(design, np.ones(len(n)), rcond=None)
+    amdahl, gustafson = (
+        _serial_fraction(np.stack([1 / t, 1 / (n * t)], axis=1), level),
+        _serial_fraction(np.stack([t, n * t], axis=1), level),
+    )
+    return Scaling(tuple(int(value) for value in n), tuple(map(float, t)), amdahl, gustafson, level)
+
+
+def _serial_fraction(design: np.ndarray, level: float) -> Fraction:
+    """Return a / (a + b) of the a, b that make design [n, 2] times them 1 by least squares, with its interval where there are points."""
+    (a, b), *_ = np.linalg.lstsq(design, np.ones(len(design)), rcond=None)
+    estimate, to_spare = float(a / (a + b)), len(design) - 2
+    if to_spare < 1:
+        return Fraction(estimate, None, None)
     residual = design @ np.array([a, b]) - 1
     gradient = np.array([b, -a]) / (a + b) ** 2
-    spread = None
-    if len(n) > 2:
-        covariance = np.linalg.inv(design.T @ design) * (residual**2).sum() / (len(n) - 2)
-        spread = float(np.sqrt(gradient @ covariance @ gradient)) * stats.t.ppf(0.5 + level / 2, len(n) - 2)
-    speedup = _speedup(n, t)
-    further = n > n.min()
-    x, y = (n - 1)[further], (n - speedup)[further]
-    slope = float((x * y).sum() / (x * x).sum())
-    slope_spread = None
-    if len(x) > 1:
-        slope_spread = float(
-            np.sqrt(((y - slope * x) ** 2).sum() / (len(x) - 1) / (x * x).sum()) * stats.t.ppf(0.5 + level / 2, len(x) - 1)
-        )
-    return Scaling(
-        tuple(int(value) for value in n), tuple(map(float, t)), _fraction(float(a / (a + b)), spread), _fraction(slope, slope_spread), level
-    )
+    covariance = np.linalg.inv(design.T @ design) * (residual**2).sum() / to_spare
+    spread = float(np.sqrt(gradient @ covariance @ gradient)) * stats.t.ppf(0.5 + level / 2, to_spare)
+    return Fraction(estimate, float(estimate - spread), float(estimate + spread))
 
 
 def read_timings(paths: Sequence[Path | str]) -> tuple[list[int], list[float]]:
@@ -155,7 +153,8 @@ def _read_run(folder: Path) -> tuple[int, float]:
     """Return the devices of a run and its minutes per epoch: all frames over the rate, without the first line (compilation)."""
     path = folder / "metrics.jsonl"
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        # The last line of a run that was killed may be torn.
+        lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         frames_per_batch = int(read_yaml(folder / "config.yaml")["frames_per_batch"])
         timed = [line for line in lines if "frames_per_second" in line and "epoch" in line]
         devices = {int(line["devices"]) for line in timed}
@@ -176,7 +175,3 @@ def _speedup(devices: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Return [n]: the mean of the times on the fewest devices over each time, times the fewest devices."""
     fewest = devices.min()
     return times[devices == fewest].mean() * fewest / times
-
-
-def _fraction(estimate: float, spread: float | None) -> Fraction:
-    return Fraction(estimate, None, None) if spread is None else Fraction(estimate, estimate - spread, estimate + spread)
