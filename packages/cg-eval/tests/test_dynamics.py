@@ -6,6 +6,7 @@ errors, so a right program fails about once in two million runs.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -235,8 +236,6 @@ def test_nve_starts_at_rest_and_stays_there():
 
 
 def test_momenta_are_drawn_at_the_temperature_of_each_replica():
-    import jax
-
     temperature = jnp.array([100.0, 400.0])
     masses = np.linspace(50.0, 200.0, 2000)
     for at_rest in (False, True):
@@ -332,6 +331,27 @@ def test_dynamics_stay_in_single_precision_where_double_is_enabled():
 
     run(energy, {"k": 60.0}, zigzag(1, 4), n_steps=2, save_every_steps=2, precision="float32")
     assert set(seen) == {np.dtype("float32")}
+
+
+def test_double_precision_is_double_where_jax_was_not_told():
+    """As from the command line, where JAX makes float32 of all it is given."""
+    seen = []
+
+    def energy(params, graph):
+        seen.append(graph.positions.dtype)
+        return harmonic_bonds(params, graph)
+
+    config = SimulateConfig(
+        n_replicas=2, n_steps=20, save_every_steps=10, precision="float64", temperature_kelvin=320.0, physical_range=PhysicalRange(**WIDE)
+    )
+    arguments = ({"k": np.float32(60.0)}, 8.0, zigzag(2, 5), np.full(5, MASS), config)
+    expected = run_dynamics(harmonic_bonds, *arguments)
+    with jax.enable_x64(False):
+        found = run_dynamics(energy, *arguments)
+        assert jnp.zeros(()).dtype == np.float32
+    assert set(seen) == {np.dtype("float64")}
+    np.testing.assert_array_equal(found.potential_energy, expected.potential_energy)
+    assert (found.potential_energy != found.potential_energy.astype(np.float32)).any()
 
 
 def test_a_start_outside_the_physical_range_is_refused():

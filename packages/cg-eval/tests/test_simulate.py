@@ -13,6 +13,7 @@ from cg_eval.cli import app
 from cg_eval.compare import CompareConfig
 from cg_eval.ensemble import EnsembleConfig
 from cg_eval.forces import ForcesConfig
+from cg_eval.recorder import alone_in
 from cg_eval.simulate import SimulateConfig, dataset_start, simulate
 from cg_eval.simulation import load_simulation
 from cg_models.bundle import save_bundle
@@ -51,7 +52,7 @@ def test_an_unfinished_simulation_says_what_keeps_it_from_going_on(prior_bundle,
     start, record = dataset_start(prior_bundle, dataset, "one", config), tmp_path / "one.unfinished"
 
     def go_on(**changes):
-        simulate(prior_bundle, start, config.model_copy(update=changes), record=record)
+        return simulate(prior_bundle, start, config.model_copy(update=changes), record=record)
 
     go_on()
     with pytest.raises(UserError, match="other options, another model or another start"):
@@ -67,6 +68,34 @@ def test_an_unfinished_simulation_says_what_keeps_it_from_going_on(prior_bundle,
         state.write_bytes(left)
         with pytest.raises(UserError, match=r"cannot be read .*: remove it to simulate from the start"):
             go_on()
+
+
+def test_a_second_process_is_kept_out_of_a_simulation_at_work(bundle_folder, dataset, tmp_path):
+    """And what a simulation leaves that was refused is nothing."""
+    arguments = ("simulate", bundle_folder, dataset.path, "-o", tmp_path / "md", "--domain", "one", *OPTIONS)
+    with alone_in(tmp_path / "md/one.unfinished"), pytest.raises(UserError, match=r"one\.unfinished: another process is at work in it"):
+        call(*arguments)
+    with pytest.raises(UserError, match="outside the physical range"):
+        call(*arguments, "physical_range.largest_bond_angstrom=2.4")
+    assert not list((tmp_path / "md").iterdir())
+    call(*arguments)
+    assert [path.name for path in (tmp_path / "md").iterdir()] == ["one"]
+    assert (tmp_path / "md/one/simulation.png").stat().st_size > 0
+
+
+def test_the_rate_of_a_simulation_that_went_on_is_that_of_all_its_steps(prior_bundle, dataset, tmp_path):
+    """Killed after the last step, before the result was written: nothing is left to simulate, or to time."""
+    config = SimulateConfig.load(None, [*OPTIONS, "checkpoint_every_frames=1"])
+    start = dataset_start(prior_bundle, dataset, "one", config)
+    first, second = (simulate(prior_bundle, start, config, record=tmp_path / "record") for _ in range(2))
+    assert second.replica_steps_per_second > 0.3 * first.replica_steps_per_second
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+@pytest.mark.parametrize("options", [ForcesConfig, SimulateConfig, CompareConfig, EnsembleConfig])
+def test_a_seed_that_no_generator_takes_is_refused(options, seed):
+    with pytest.raises(UserError, match=f"seed={seed}': seed: Input should be"):
+        options.load(None, [f"seed={seed}"])
 
 
 @pytest.mark.parametrize("output", ["file", "file/deeper", "/proc/none"])

@@ -79,6 +79,7 @@ def test_files_of_a_simulation_hold_the_positions_in_standard_formats(simulation
     assert [line[17:20] for line in atoms] == list(simulation.residue_names)
     assert float(atoms[3][30:38]) == pytest.approx(simulation.positions[0, 0, 3, 0], abs=1e-3)
     assert json.loads((tmp_path / "run/summary.json").read_text())["n_replicas"] == 3
+    assert all((tmp_path / f"run/simulation.{kind}").stat().st_size > 0 for kind in ("png", "pdf"))
 
 
 def test_mdanalysis_and_mdtraj_open_the_trajectory(simulation, tmp_path):

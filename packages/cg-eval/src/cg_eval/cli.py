@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
@@ -84,7 +83,7 @@ def simulate(
     """
     from cg_data.store import open_dataset
     from cg_eval.force_field import load_force_field
-    from cg_eval.plots import plot_simulation
+    from cg_eval.recorder import alone_in
     from cg_eval.simulate import SimulateConfig, dataset_start, pdb_start, simulation_identity, with_temperature
     from cg_eval.simulate import simulate as run
 
@@ -103,15 +102,13 @@ def simulate(
     }
     for name, frames in starts.items():
         record = output / f"{name}.unfinished"
-        if finished[name]:
-            typer.echo(f"{output / name}: simulated already with this model and these options")
-        else:
-            result = replace(run(field, frames, settings, show_progress=True, record=record), model=str(bundle))
-            result.save(output / name)
-            plot_simulation(result, output / name / "simulation.png")
-            typer.echo(f"{name}\n{result.table()}\nwritten to {output / name}")
-        if record.exists():
-            shutil.rmtree(record)
+        with alone_in(record):
+            if finished[name]:
+                typer.echo(f"{output / name}: simulated already with this model and these options")
+            else:
+                result = replace(run(field, frames, settings, show_progress=True, record=record), model=str(bundle))
+                result.save(output / name)
+                typer.echo(f"{name}\n{result.table()}\nwritten to {output / name}")
 
 
 def _use_all_cores() -> None:

@@ -51,7 +51,7 @@ class CompareConfig(Configuration):
     block_frames: int = pydantic.Field(default=20, ge=1)
     """Frames of a time block of the bootstrap."""
     n_resamples: int = pydantic.Field(default=300, ge=10)
-    seed: int = 0
+    seed: int = pydantic.Field(default=0, ge=0, lt=2**32)
 
 
 def compare_distributions(

@@ -44,7 +44,7 @@ class EnsembleConfig(Configuration):
     """Of equal numbers of force vectors, in the calibration."""
     beads_per_batch: int = pydantic.Field(default=1024, ge=1)
     devices: int | None = pydantic.Field(default=None, ge=1)
-    seed: int = 0
+    seed: int = pydantic.Field(default=0, ge=0, lt=2**32)
 
 
 @dataclass(frozen=True)

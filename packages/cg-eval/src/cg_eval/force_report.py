@@ -41,7 +41,7 @@ class ForcesConfig(Configuration):
     """Over which batches are spread; null for all that JAX finds."""
     n_samples: int = pydantic.Field(default=20_000, ge=100)
     """Force vectors kept for the scatter and residual plots."""
-    seed: int = 0
+    seed: int = pydantic.Field(default=0, ge=0, lt=2**32)
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,19 @@ A folder beside the result, gone once that is written: `rows_00000.npz`, ... wit
 `state.npz` with all that the dynamics carry on, which is written last. Each file appears complete or not at all.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
+import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cg_data.atomic import atomic_file
+from cg_data.atomic import atomic_file, keep_out
 from cg_data.errors import UserError, counted
 
 if TYPE_CHECKING:
@@ -23,6 +25,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cg_eval")
 
 RECORD_VERSION = 3
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of the folder of a simulation while it runs; what was recorded there goes once it has run to its end.
+
+    Raises `UserError` where another process is at work in it. A folder without a checkpoint is not left behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with keep_out(folder):
+            yield
+            shutil.rmtree(folder)
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 class Recorder:

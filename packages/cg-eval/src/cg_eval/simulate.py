@@ -1,5 +1,6 @@
 """Simulate replicas of a chain with a force field: `simulate`, and where its replicas start."""
 
+import contextlib
 import logging
 import resource
 import time
@@ -134,29 +135,68 @@ def run_dynamics(
     import jax
 
     from cg_eval.dynamics import start_motion
-    from cg_eval.tempering import exchange, ladder
+    from cg_eval.tempering import ladder
 
-    x = _centred(start, config)
     temperatures = config.tempering_kelvin
     if not temperatures:
         if config.temperature_kelvin is None:
             raise UserError("temperature_kelvin: expected the temperature of the dynamics, received none: give one")
         temperatures = (config.temperature_kelvin,)
-    temperature = ladder(temperatures, len(x))
-    runner = Runner(energy, params, cutoff_angstrom, start, x, masses, config)
-    recorder = Recorder(record, config.checkpoint_every_frames, jax.local_device_count())
-    identity = _identity(params, cutoff_angstrom, start, masses, config, model)
-    restored = recorder.restore(identity)
-    if restored is None:
-        motion = runner.advance(start_motion(x, masses, temperature, config.seed, at_rest=config.ensemble == "nve"), 0)
-        exchanges = np.zeros(2, int)
-        recorder.save(runner.row(motion))
-    else:
-        motion, counts = restored
-        exchanges = np.array(counts["exchanges"])
-        # The same room gives the same sums to the bit.
-        runner.give_room(counts["room"], counts["growths"])
-    began, first_step = time.monotonic(), int(motion.step)
+    # Where JAX is not told, it makes float32 of float64 without a word.
+    with jax.enable_x64(True) if config.precision == "float64" else contextlib.nullcontext():
+        x = _centred(start, config)
+        temperature = ladder(temperatures, len(x))
+        runner = Runner(energy, params, cutoff_angstrom, start, x, masses, config)
+        recorder = Recorder(record, config.checkpoint_every_frames, jax.local_device_count())
+        identity = _identity(params, cutoff_angstrom, start, masses, config, model)
+        restored = recorder.restore(identity)
+        if restored is None:
+            motion = runner.advance(start_motion(x, masses, temperature, config.seed, at_rest=config.ensemble == "nve"), 0)
+            recorder.save(runner.row(motion))
+            counts: dict[str, Any] = {"exchanges": [0, 0]}
+        else:
+            motion, counts = restored
+            # The same room gives the same sums to the bit.
+            runner.give_room(counts["room"], counts["growths"])
+            runner.advance(motion, 0)  # compiles, before time is taken
+        motion, counts = _advance(runner, recorder, motion, identity, counts, show_progress)
+    return Simulation(
+        **recorder.columns(),
+        outcomes=_outcomes(motion, config),
+        species=np.asarray(start.species, np.int32),
+        residue_index=np.asarray(start.residue_index, np.int32),
+        chain_index=np.asarray(start.chain_index, np.int32),
+        residue_names=tuple(residue_names or ("UNK",) * x.shape[1]),
+        config=config,
+        replica_steps_per_second=counts["timed_steps"] * len(x) / max(counts["seconds"], 1e-9),
+        room_growths=runner.growths,
+        exchanges=(int(counts["exchanges"][0]), int(counts["exchanges"][1])),
+        identity=identity,
+        model="",
+        peak_resident_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,  # KiB on Linux
+        peak_device_bytes=_peak_device_bytes(jax.local_devices()),
+    )
+
+
+def _advance(
+    runner: "Runner", recorder: Recorder, motion: "Motion", identity: str, counts: Mapping[str, Any], show_progress: bool
+) -> "tuple[Motion, dict[str, Any]]":
+    """Return the motion at the end, or where every replica has stopped, and what was counted on the way; rows go to the recorder.
+
+    counts: of a restored simulation, those of its checkpoint, which go on.
+    """
+    from cg_eval.tempering import exchange
+
+    config = runner.config
+    exchanges, began, first_step = np.array(counts["exchanges"]), time.monotonic(), int(motion.step)
+
+    def counted_so_far() -> dict[str, Any]:
+        timed = {
+            "timed_steps": counts.get("timed_steps", 0) + int(motion.step) - first_step,
+            "seconds": counts.get("seconds", 0.0) + time.monotonic() - began,
+        }
+        return {"exchanges": exchanges.tolist(), "room": runner.room, "growths": runner.growths, **timed}
+
     pace = Pace("steps", config.n_steps, first_step)
     with progress_bar() as bar:
         task = bar.add_task("simulate", total=config.n_steps, completed=first_step, visible=show_progress)
@@ -166,27 +206,11 @@ def run_dynamics(
             if config.ensemble == "tempering":
                 motion, *tried = exchange(motion, len(config.tempering_kelvin), len(recorder.rows), config.seed)
                 exchanges += tried
-            recorder.checkpoint(motion, identity, {"exchanges": exchanges.tolist(), "room": runner.room, "growths": runner.growths})
+            recorder.checkpoint(motion, identity, counted_so_far())
             bar.update(task, completed=int(motion.step))
             if show_progress and bar.disable:
                 pace.show(int(motion.step))
-    seconds = time.monotonic() - began
-    return Simulation(
-        **recorder.columns(),
-        outcomes=_outcomes(motion, config),
-        species=np.asarray(start.species, np.int32),
-        residue_index=np.asarray(start.residue_index, np.int32),
-        chain_index=np.asarray(start.chain_index, np.int32),
-        residue_names=tuple(residue_names or ("UNK",) * x.shape[1]),
-        config=config,
-        replica_steps_per_second=(int(motion.step) - first_step) * len(x) / seconds,
-        room_growths=runner.growths,
-        exchanges=(int(exchanges[0]), int(exchanges[1])),
-        identity=identity,
-        model="",
-        peak_resident_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,  # KiB on Linux
-        peak_device_bytes=_peak_device_bytes(jax.local_devices()),
-    )
+    return motion, counted_so_far()
 
 
 def _peak_device_bytes(devices: Sequence[Any]) -> int | None:

@@ -43,7 +43,7 @@ class SimulateConfig(Configuration):
     """10 fs; the fastest motion, a CA-CA bond, has a period of about 200 fs."""
     friction_per_ps: float = pydantic.Field(default=1.0, gt=0)
     precision: Literal["float32", "float64"] = "float32"
-    seed: int = 0
+    seed: int = pydantic.Field(default=0, ge=0, lt=2**32)
     physical_range: PhysicalRange = PhysicalRange()
 
     @pydantic.model_validator(mode="after")
@@ -184,7 +184,7 @@ class Simulation:
             f"masses {min(masses):g} to {max(masses):g} amu, those of the residues" if masses else "masses as given",
             f"kinetic temperature {kinetic:.1f} K" if kinetic is not None else "no frame inside the physical range",
             f"{values['replica_steps_per_second']:.0f} replica-steps/s, {values['ns_per_day']:.1f} ns/day of all replicas together, "
-            "compilation included",
+            "after the first compilation",
             f"{100 * values['surviving_fraction']:.0f} % of replicas inside the physical range to the end",
         ]
         drift = values["energy_drift_kcal_per_mol_per_ps_per_bead"]
@@ -200,7 +200,9 @@ class Simulation:
         return "\n".join(lines)
 
     def save(self, folder: Path | str, overwrite: bool = False) -> None:
-        """Write simulation.h5, topology.pdb, one DCD per replica (its valid frames), config.yaml and summary.json, atomically."""
+        """Write simulation.h5, topology.pdb, one DCD per replica (its valid frames), config.yaml, summaries and figure, atomically."""
+        from cg_eval.plots import plot_simulation
+
         with atomic_folder(folder, overwrite=overwrite) as aside:
             self._write_h5(aside / "simulation.h5")
             write_pdb(aside / "topology.pdb", self.positions[0, 0], self.residue_names, self.residue_index, self.chain_index)
@@ -210,6 +212,7 @@ class Simulation:
             self.config.save(aside / "config.yaml")
             (aside / "summary.txt").write_text(self.table() + "\n")
             (aside / "summary.json").write_text(to_json(self.to_dict()))
+            plot_simulation(self, aside / "simulation.png")
 
     def _write_h5(self, path: Path) -> None:
         with atomic_file(path) as aside, h5py.File(aside, "w") as file:
