@@ -15,6 +15,7 @@ from cg_eval.chain_observables import Observable
 from cg_eval.compare import CompareConfig, compare_distributions, split_in_halves
 from cg_eval.distributions import Bins, wasserstein, wasserstein_of_counts
 from cg_eval.flexibility import compare_contacts, compare_flexibility
+from cg_eval.stability import survival_interval
 from cg_eval.stored_rmsf import stored_rmsf
 from cg_eval.surfaces import free_energy_surfaces
 
@@ -47,6 +48,26 @@ def test_fluctuations_are_recovered_and_a_stiff_model_stands_out_from_the_noise(
     assert (same.model <= same.high).all()
     other = compare_flexibility(stiff, reference, halves, None, 100, 0)
     assert other.deviation > 5 * other.noise
+
+
+def test_fluctuations_of_single_frames_are_not_known():
+    reference = shaken(np.full(12, 0.3), 40)
+    found = compare_flexibility(shaken(np.full(12, 0.3), 4), reference, split_in_halves(reference.trajectory), None, 10, 0)
+    assert np.isnan([found.deviation, found.pearson, *found.model]).all()
+    result = compare_distributions(shaken(np.full(12, 0.3), 4), reference, CompareConfig(n_resamples=10))
+    assert "RMSF: not known" in result.table()
+
+
+def test_the_interval_of_a_survival_holds_the_truth_as_often_as_it_says_also_where_all_survive():
+    low, high = survival_interval(np.array([1.0, 0.5, 0.0]), 4)
+    # The chance of 4 of 4, or of none, is 2.5 % at these.
+    assert low[0] ** 4 == pytest.approx(0.025)
+    assert (1 - high[2]) ** 4 == pytest.approx(0.025)
+    assert (high[0], low[2]) == (1, 0)
+    for truth in (0.5, 0.9, 0.97):
+        alive = np.random.default_rng(0).binomial(8, truth, size=2000)
+        low, high = survival_interval(alive / 8, 8)
+        assert ((low <= truth) & (truth <= high)).mean() >= 0.95
 
 
 def test_contacts_differ_by_the_fraction_of_frames_in_which_a_pair_is_apart():

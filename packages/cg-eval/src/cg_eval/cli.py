@@ -147,7 +147,7 @@ def compare(
 ) -> None:
     """Compare what simulations visit with a data set: distributions, surfaces, contacts, fluctuations, beside its own noise."""
     from cg_data.store import open_dataset
-    from cg_eval.compare import CompareConfig, compare_simulation
+    from cg_eval.compare import CompareConfig, choose_compared, compare_simulation
     from cg_eval.simulation import load_simulation
 
     settings, data = CompareConfig.load(config, overrides or []), open_dataset(dataset)
@@ -168,6 +168,7 @@ def compare(
     )
     for name in names:
         _refuse_existing(output / name)
+        choose_compared(load_simulation(simulations / name), data, settings.reference or name, settings)
     for name in names:
         comparison = compare_simulation(load_simulation(simulations / name), data, name, settings)
         comparison.save(output / name)

@@ -5,8 +5,8 @@ near it cannot be told from the reference with these data.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +16,19 @@ from cg_data.configuration import Configuration
 from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError, require
 from cg_data.store import Dataset
-from cg_eval.bootstrap import Blocks, Interval, bootstrap, bootstrap_weights, time_blocks
+from cg_eval.bootstrap import Blocks, Interval, bootstrap, time_blocks
 from cg_eval.chain_observables import Observable, chain_observables
 from cg_eval.comparison import Comparison, ObservableComparison, Survival
 from cg_eval.distributions import overlap, wasserstein, wasserstein_of_counts
 from cg_eval.flexibility import compare_contacts, compare_flexibility
 from cg_eval.simulation import Simulation
-from cg_eval.stability import survival_curve
+from cg_eval.stability import survival_interval
 from cg_eval.stored_rmsf import stored_rmsf
 from cg_eval.surfaces import free_energy_surfaces
 from cg_priors.divergence import js_divergence
+
+FINE_BINS = 2000
+"""Of the intervals of Wasserstein distances; a bin is far narrower than they are."""
 
 
 class CompareConfig(Configuration):
@@ -34,7 +37,8 @@ class CompareConfig(Configuration):
     after_ps: float = pydantic.Field(default=0.0, ge=0)
     """Leave out the start of each replica, up to this time."""
     temperature_kelvin: float | None = None
-    """Of a simulation with several temperatures: the one compared; null for its lowest."""
+    """Of a simulation with several temperatures: the one compared; null for its lowest. Of one at constant energy: the reference's;
+    null for the nearest to its kinetic temperature."""
     reference: str | None = None
     """Domain of the data set to compare with, where the simulation is named otherwise, as one of a PDB file is; of one simulation."""
     n_bins: int = pydantic.Field(default=50, ge=2)
@@ -69,7 +73,7 @@ def compare_distributions(
     observables; stored: RMSF [n_beads] A to draw beside.
     """
     config = config or CompareConfig()
-    _check_comparable(model, reference)
+    _check_comparable(model, reference, f"compare {domain}" if domain else "compare")
     halves = split_in_halves(np.asarray(reference.trajectory))
     blocks = time_blocks(model.trajectory, config.block_frames)
     known = chain_observables(
@@ -100,15 +104,38 @@ def compare_simulation(simulation: Simulation, dataset: Dataset, domain: str, co
     """
     config = config or CompareConfig()
     domain = config.reference or domain
-    temperature = _temperature_compared(simulation, config)
+    compared = choose_compared(simulation, dataset, domain, config)
+    found = compare_distributions(compared.model, compared.reference, config, domain, stored=compared.stored)
+    return replace(found, survival=_survival(simulation), kinetic_temperature_kelvin=compared.kinetic_temperature_kelvin)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What of a simulation is compared with which frames; stored: mdCATH's RMSF [n_beads] A, None where it is not asked for.
+
+    kinetic_temperature_kelvin: the mean of a simulation at constant energy, which has no temperature of its own; None of others.
+    """
+
+    model: BeadFrames
+    reference: BeadFrames
+    stored: np.ndarray | None
+    kinetic_temperature_kelvin: float | None
+
+
+def choose_compared(simulation: Simulation, dataset: Dataset, domain: str, config: CompareConfig) -> Compared:
+    """Return what `compare_simulation` compares; `UserError` where it would refuse, before anything is computed."""
+    temperature, kinetic = _temperature_compared(simulation, dataset, domain, config)
     reference = reference_frames(dataset, domain, temperature)
     _check_sequence(simulation.residue_names, [dataset.species_names[index] for index in reference.species], f"{domain} in {dataset.path}")
     stored = None if config.mdcath is None else stored_rmsf(config.mdcath, dataset, domain, temperature)
-    model = simulation.frames(config.after_ps, temperature)
-    if model.n_frames == 0 and config.after_ps > 0 and simulation.frames(0.0, temperature).n_frames > 0:
+    bath = temperature if kinetic is None else None
+    model = simulation.frames(config.after_ps, bath)
+    if model.n_frames == 0 and config.after_ps > 0 and simulation.frames(0.0, bath).n_frames > 0:
         raise UserError(f"after_ps={config.after_ps:g}: no replica of {domain} is inside the physical range after it: lower it")
-    found = compare_distributions(model, reference, config, domain, stored=stored)
-    return replace(found, survival=_survival(simulation, config))
+    if kinetic is not None:
+        model = replace(model, temperature=np.full_like(model.temperature, temperature))
+    _check_comparable(model, reference, f"compare {domain}")
+    return Compared(model, reference, stored, kinetic)
 
 
 def reference_frames(dataset: Dataset, domain: str, temperature_kelvin: float) -> BeadFrames:
@@ -137,27 +164,31 @@ def _compare(name: str, o: Observable, model: BeadFrames, reference: BeadFrames,
     blocks, reference_blocks = (time_blocks(frames.trajectory, config.block_frames) for frames in (model, reference))
     counts = _block_counts(bins.place(values), blocks, bins.number)
     total, expected_counts = counts.sum(axis=0), bins.counts(expected)
+    # Of all values: a distance of counts in these is that of the values.
+    fine = (o if o.period is not None else replace(o, low=None, high=None, n_bins=None)).bins(FINE_BINS, values, expected)
+    fine_counts, fine_expected = _block_counts(fine.place(values), blocks, fine.number), fine.counts(expected)
     parts = np.stack([bins.counts(expected[half]) for half in (halves, ~halves)])
 
-    def interval(statistic: str) -> Interval:
+    def interval(function: Callable[[np.ndarray, np.ndarray], float]) -> Interval:
         def of_rows(rows: np.ndarray) -> np.ndarray:
-            if statistic == "w1":
-                return wasserstein_of_counts(rows, expected_counts, bins, o.period is not None)
-            function = js_divergence if statistic == "js" else overlap
             return np.array([function(row, expected_counts) for row in rows])
 
         return bootstrap(counts, of_rows, blocks, config.n_resamples, seed=config.seed)
 
+    def distances(rows: np.ndarray) -> np.ndarray:
+        return wasserstein_of_counts(rows, fine_expected, fine, o.period is not None)
+
+    moved = bootstrap(fine_counts, distances, blocks, config.n_resamples, seed=config.seed)
     exact = wasserstein(values, expected, o.period)
     return ObservableComparison(
         observable=name,
         unit=o.unit,
         jacobian=o.jacobian,
-        divergence=interval("js"),
+        divergence=interval(js_divergence),
         noise=js_divergence(*parts),
-        wasserstein=replace(interval("w1"), estimate=exact),
+        wasserstein=replace(moved, estimate=exact),
         wasserstein_noise=wasserstein(expected[halves], expected[~halves], o.period),
-        overlap=interval("overlap"),
+        overlap=interval(overlap),
         overlap_noise=overlap(*parts),
         model_mean=_mean(values, blocks, o.period, config),
         reference_mean=_mean(expected, reference_blocks, o.period, config),
@@ -202,28 +233,31 @@ def _mean(values: np.ndarray, blocks: Blocks, period: float | None, config: Comp
     return replace(found, estimate=mean, low=mean + found.low, high=mean + found.high)
 
 
-def _survival(simulation: Simulation, config: CompareConfig) -> Survival:
-    stopped = np.array([np.nan if o.stopped_at_ps is None else o.stopped_at_ps for o in simulation.outcomes])
-    times = simulation.time_ps
-    alive = (np.where(np.isnan(stopped), np.inf, stopped)[:, None] > times).astype(float)
-    weights = bootstrap_weights(np.arange(len(alive)), config.n_resamples, config.seed) / len(alive)
-    low, high = np.percentile(weights @ alive, [2.5, 97.5], axis=0)
+def _survival(simulation: Simulation) -> Survival:
+    times, fraction, n_replicas = simulation.time_ps, simulation.survival(), len(simulation.outcomes)
+    low, high = survival_interval(fraction, n_replicas)
     reasons = Counter(outcome.reason for outcome in simulation.outcomes if outcome.reason)
     temperatures = tuple(float(t) for t in np.unique(simulation.bath_temperature[0]))
-    return Survival(times, survival_curve(stopped, times), low, high, dict(reasons), len(alive), temperatures)
+    return Survival(times, fraction, low, high, dict(reasons), n_replicas, temperatures)
 
 
-def _temperature_compared(simulation: Simulation, config: CompareConfig) -> float:
-    baths = np.unique(simulation.bath_temperature[0])
+def _temperature_compared(simulation: Simulation, dataset: Dataset, domain: str, config: CompareConfig) -> tuple[float, float | None]:
+    """Return (K of the reference's frames, mean kinetic temperature of a simulation at constant energy, None of others)."""
     chosen = config.temperature_kelvin
+    if simulation.config.ensemble == "nve":
+        later = simulation.valid & (simulation.time_ps > config.after_ps)[:, None]
+        kinetic = float(simulation.kinetic_temperature[later].mean()) if later.any() else float(simulation.bath_temperature[0, 0])
+        known = np.unique(dataset.frames(domain, numbers=False).temperature)
+        return float(known[np.abs(known - kinetic).argmin()]) if chosen is None else chosen, kinetic
+    baths = np.unique(simulation.bath_temperature[0])
     if chosen is None:
-        return float(baths[0])
-    known = ", ".join(f"{t:g}" for t in baths)
+        return float(baths[0]), None
+    known_baths = ", ".join(f"{t:g}" for t in baths)
     require(
         bool((np.abs(baths - chosen) < 0.5).any()),
-        f"temperature_kelvin={chosen:g}: no bath of the simulation has it, only {known} K: choose one of these",
+        f"temperature_kelvin={chosen:g}: no bath of the simulation of {domain} has it, only {known_baths} K: choose one of these",
     )
-    return chosen
+    return chosen, None
 
 
 def _check_sequence(simulated: Sequence[str], expected: Sequence[str], where: str) -> None:
@@ -237,19 +271,19 @@ def _check_sequence(simulated: Sequence[str], expected: Sequence[str], where: st
         )
 
 
-def _check_comparable(model: BeadFrames, reference: BeadFrames) -> None:
-    require(model.n_frames > 0, "compare: the model has no frame inside the physical range; nothing to compare")
-    require(reference.n_frames > 1, f"compare: expected at least 2 reference frames, received {reference.n_frames}")
+def _check_comparable(model: BeadFrames, reference: BeadFrames, where: str) -> None:
+    require(model.n_frames > 0, f"{where}: the model has no frame inside the physical range; nothing to compare")
+    require(reference.n_frames > 1, f"{where}: expected at least 2 reference frames, received {reference.n_frames}")
     if model.n_beads != reference.n_beads:
-        raise UserError(f"compare: the model has {model.n_beads} beads, the reference {reference.n_beads}: compare the same domain")
+        raise UserError(f"{where}: the model has {model.n_beads} beads, the reference {reference.n_beads}: compare the same domain")
     temperatures = np.unique(np.asarray(reference.temperature))
     if len(temperatures) > 1:
         raise UserError(
-            f"compare: reference frames of {len(temperatures)} temperatures ({temperatures.min():g} to {temperatures.max():g} K): "
+            f"{where}: reference frames of {len(temperatures)} temperatures ({temperatures.min():g} to {temperatures.max():g} K): "
             "choose those of one"
         )
     if abs(float(np.mean(model.temperature)) - float(temperatures[0])) > 1.0:
         raise UserError(
-            f"compare: the model is at {float(np.mean(model.temperature)):g} K, the reference at {temperatures[0]:g} K: "
+            f"{where}: the model is at {float(np.mean(model.temperature)):g} K, the reference at {temperatures[0]:g} K: "
             "simulate at the reference's temperature"
         )

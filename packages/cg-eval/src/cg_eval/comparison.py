@@ -52,7 +52,7 @@ class ObservableComparison:
 
 @dataclass(frozen=True)
 class Survival:
-    """Fraction of replicas inside the physical range up to each time [n_times], with a 95 % bootstrap interval over replicas.
+    """Fraction of replicas inside the physical range up to each time [n_times], with its 95 % interval (`stability.survival_interval`).
 
     All replicas count, whichever of the temperatures they were at.
     """
@@ -76,7 +76,10 @@ class Survival:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Observables of one domain, model against reference; survival where a simulation was compared, not frames alone."""
+    """Observables of one domain, model against reference; survival where a simulation was compared, not frames alone.
+
+    temperature_kelvin: of the reference, and the model's bath; of a model at constant energy, kinetic_temperature_kelvin is the mean.
+    """
 
     domain: str
     temperature_kelvin: float
@@ -89,6 +92,7 @@ class Comparison:
     flexibility: Flexibility
     contacts: Contacts
     survival: Survival | None = None
+    kinetic_temperature_kelvin: float | None = None
 
     def __getitem__(self, observable: str) -> ObservableComparison:
         """Return one observable's row."""
@@ -96,10 +100,12 @@ class Comparison:
 
     def caption(self) -> str:
         """Return what was compared, in a line."""
-        return (
-            f"{self.domain}, {self.temperature_kelvin:g} K: model {self.n_model_frames} frames of {self.n_model_trajectories} replicas; "
-            f"reference {self.n_reference_frames} frames of {_some(self.n_reference_trajectories, 'trajectory', 'trajectories')}"
-        )
+        kinetic = self.kinetic_temperature_kelvin
+        at = "" if kinetic is None else f" at constant energy, kinetic temperature {kinetic:.0f} K"
+        model = f"model {self.n_model_frames} frames of {self.n_model_trajectories} replicas{at}"
+        trajectories = _some(self.n_reference_trajectories, "trajectory", "trajectories")
+        reference = f"reference {self.n_reference_frames} frames of {trajectories}"
+        return f"{self.domain}, {self.temperature_kelvin:g} K: {model}; {reference}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -126,11 +132,20 @@ class Comparison:
             f"{r.overlap.estimate:>9.3f}  {r.model_mean!s:<26}{r.reference_mean!s:<26} {r.unit}"
             for r in self.rows
         ]
+        lines += [
+            f"{r.observable}: {100 * r.outside:.1f} % of the model's values are outside {r.bins.low:.4g} to {r.bins.high:.4g} {r.unit}, "
+            "and count in the end bins"
+            for r in self.rows
+            if r.outside > 0.001
+        ]
         for s in self.surfaces:
             deviation = "no bin in common" if s.deviation is None else f"free energies differ by {s.deviation:.2f} kcal/mol rms"
             lines.append(f"surface {s.x}, {s.y}: JS {s.divergence}, noise {s.noise:.4f}; {deviation}")
         f, c = self.flexibility, self.contacts
-        lines.append(f"RMSF differs by {f.deviation:.3f} A rms, noise {f.noise:.3f}; Pearson {f.pearson:.3f}")
+        if not np.isfinite(f.deviation):
+            lines.append("RMSF: not known, no trajectory of the model or of the reference has two or more frames")
+        else:
+            lines.append(f"RMSF differs by {f.deviation:.3f} A rms, noise {f.noise:.3f}; Pearson {f.pearson:.3f}")
         lines.append(f"contacts differ by {c.deviation:.4f} [{c.low:.4g}, {c.high:.4g}] on average, noise {c.noise:.4f}")
         if self.survival is not None:
             curve = self.survival

@@ -57,7 +57,7 @@ class Contacts:
 def compare_flexibility(
     model: BeadFrames, reference: BeadFrames, halves: np.ndarray, stored: np.ndarray | None, n_resamples: int, seed: int
 ) -> Flexibility:
-    """Return the fluctuations of model and reference; trajectories of a single frame count as none."""
+    """Return the fluctuations of model and reference; those of a single frame count as none; NaN where there are no others."""
     squares = _trajectory_squares(model)
     means = np.sqrt(squares.mean(axis=0))
     expected = np.sqrt(_trajectory_squares(reference).mean(axis=0))
@@ -106,13 +106,13 @@ def compare_contacts(model: BeadFrames, reference: BeadFrames, halves: np.ndarra
 
 
 def _trajectory_squares(frames: BeadFrames) -> np.ndarray:
-    """Return [n_trajectories, n_beads] A^2: squared fluctuations of each trajectory of two or more frames."""
+    """Return [n_trajectories, n_beads] A^2: squared fluctuations of each trajectory of two or more frames; NaN where there is none."""
     found = [
         rmsf(positions_of(frames.select(frames.trajectory == name))) ** 2
         for name in np.unique(frames.trajectory)
         if (frames.trajectory == name).sum() > 1
     ]
-    return np.stack(found) if found else np.zeros((1, frames.n_beads))
+    return np.stack(found) if found else np.full((1, frames.n_beads), np.nan)
 
 
 def _rms(values: np.ndarray) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 import pydantic
+from scipy import stats
 
 from cg_data.configuration import Configuration
 from cg_data.contracts import Array
@@ -74,3 +75,15 @@ def survival_curve(stopped_at: Array, times: Array) -> np.ndarray:
     stopped = np.asarray(stopped_at, np.float64)
     stopped = np.where(np.isnan(stopped), np.inf, stopped)
     return (stopped[None] > np.asarray(times, np.float64)[:, None]).mean(axis=1)
+
+
+def survival_interval(fraction: Array, n_replicas: int, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Return (low, high), each like `fraction`: the interval of a fraction of so many independent replicas.
+
+    Exact for counts (Clopper and Pearson, doi:10.1093/biomet/26.4.404): where all of a few replicas survive, a resample of them has no
+    spread, and yet little is known.
+    """
+    alive, tail = np.round(np.asarray(fraction) * n_replicas), 0.5 * (1 - level)
+    low = np.where(alive > 0, stats.beta.ppf(tail, np.maximum(alive, 1), n_replicas - alive + 1), 0.0)
+    high = np.where(alive < n_replicas, stats.beta.ppf(1 - tail, alive + 1, np.maximum(n_replicas - alive, 1)), 1.0)
+    return low, high
