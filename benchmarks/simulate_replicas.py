@@ -86,7 +86,7 @@ def main():
     parser.add_argument("--no-lammps", action="store_true")
     options = parser.parse_args()
     bundle, dataset, artifact = load_bundle(options.bundle), open_dataset(options.dataset), options.artifact
-    print(f"{'domain':<10}{'beads':>6}{'replicas':>9}{'replica-steps/s':>17}{'over one':>10}{'over LAMMPS':>13}")
+    print(f"{'domain':<10}{'beads':>6}{'replicas':>9}{'replica-steps/s':>17}{f'over {min(options.replicas)}':>10}{'over LAMMPS':>13}")
     for domain in options.domains:
         n_beads = dataset.frames(domain).n_beads
         rates = {}

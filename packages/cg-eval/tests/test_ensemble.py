@@ -76,5 +76,8 @@ def test_an_ensemble_folder_and_a_list_of_bundles_are_read_alike(members, datase
 
 
 def test_one_member_is_no_ensemble(tmp_path, bundle_folder):
-    with pytest.raises(UserError, match="two or more bundles, received one"):
+    with pytest.raises(UserError, match="two or more bundles, received 1 bundle"):
         load_members([bundle_folder])
+    (tmp_path / "ensemble.json").write_text('{"members": []}')
+    with pytest.raises(UserError, match="two or more bundles, received 0 bundles"):
+        load_members([tmp_path])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -68,6 +69,15 @@ def test_a_saved_simulation_is_read_back_as_it_was(simulation, tmp_path):
     for field in dataclasses.fields(simulation):
         np.testing.assert_array_equal(getattr(back, field.name), getattr(simulation, field.name))
     assert to_json(back.to_dict()) == to_json(simulation.to_dict())
+
+
+@pytest.mark.parametrize("lost", ["valid", "outcomes"])
+def test_a_simulation_that_lacks_something_is_refused(lost, simulation, tmp_path):
+    simulation.save(tmp_path / "run")
+    with h5py.File(tmp_path / "run/simulation.h5", "a") as file:
+        del (file if lost == "valid" else file.attrs)[lost]
+    with pytest.raises(UserError, match=f"is not whole .*{lost}.*: simulate again"):
+        load_simulation(tmp_path / "run")
 
 
 def test_files_of_a_simulation_hold_the_positions_in_standard_formats(simulation, tmp_path):

@@ -19,7 +19,7 @@ from scipy import stats
 from cg_data.atomic import atomic_folder
 from cg_data.command_line import progress_bar
 from cg_data.configuration import Configuration
-from cg_data.errors import UserError, require
+from cg_data.errors import UserError, counted, require
 from cg_data.store import Dataset
 from cg_eval.force_report import ForcesConfig
 from cg_eval.forces import FRAMES_PER_PIECE, choose_frames
@@ -139,7 +139,8 @@ def load_members(paths: Sequence[Path | str]) -> list["Bundle"]:
             folders = [folders[0] / _member_path(member) for member in about["members"]]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folders[0]}/ensemble.json: expected a list 'members' of paths ({error.__class__.__name__})") from None
-    require(len(folders) >= 2, f"{folders[0]}: expected an ensemble (a folder with ensemble.json) or two or more bundles, received one")
+    expected = "expected an ensemble (a folder with ensemble.json) or two or more bundles"
+    require(len(folders) >= 2, f"{paths[0]}: {expected}, received {counted(len(folders), 'bundle')}: give more")
     bundles = [load_force_field(folder) for folder in folders]
     names = {bundle.species_names for bundle in bundles}
     require(len(names) == 1, "ensemble: members have different species: give members of one ensemble")

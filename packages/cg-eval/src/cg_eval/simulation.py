@@ -242,7 +242,7 @@ class Simulation:
 
 
 def load_simulation(folder: Path | str) -> Simulation:
-    """Read a simulation back from the folder that `Simulation.save` wrote."""
+    """Read a simulation back from the folder that `Simulation.save` wrote; `UserError` where it is another file, or is damaged."""
     path = Path(folder) / "simulation.h5"
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected the output folder of cg-eval simulate")
@@ -254,19 +254,22 @@ def load_simulation(folder: Path | str) -> Simulation:
         raise UserError(f"{path}: not an HDF5 file, or truncated: simulate again") from None
     if attributes.get("format") != "cg-simulation" or attributes.get("version") != SIMULATION_VERSION:
         raise UserError(f"{path}: expected a cg-simulation of version {SIMULATION_VERSION}: simulate again")
-    return Simulation(
-        **arrays,
-        outcomes=tuple(ReplicaOutcome(**values) for values in json.loads(attributes["outcomes"])),
-        residue_names=tuple(json.loads(attributes["residue_names"])),
-        config=SimulateConfig.parse(json.loads(attributes["config"]), str(path)),
-        replica_steps_per_second=float(attributes["replica_steps_per_second"]),
-        room_growths=int(attributes["room_growths"]),
-        exchanges=(int(attributes["exchanges"][0]), int(attributes["exchanges"][1])),
-        identity=str(attributes.get("identity", "")),
-        model=str(attributes.get("model", "")),
-        peak_resident_bytes=_whole(attributes.get("peak_resident_bytes")),
-        peak_device_bytes=_whole(attributes.get("peak_device_bytes")),
-    )
+    try:
+        return Simulation(
+            **arrays,
+            outcomes=tuple(ReplicaOutcome(**values) for values in json.loads(attributes["outcomes"])),
+            residue_names=tuple(json.loads(attributes["residue_names"])),
+            config=SimulateConfig.parse(json.loads(attributes["config"]), str(path)),
+            replica_steps_per_second=float(attributes["replica_steps_per_second"]),
+            room_growths=int(attributes["room_growths"]),
+            exchanges=(int(attributes["exchanges"][0]), int(attributes["exchanges"][1])),
+            identity=str(attributes.get("identity", "")),
+            model=str(attributes.get("model", "")),
+            peak_resident_bytes=_whole(attributes.get("peak_resident_bytes")),
+            peak_device_bytes=_whole(attributes.get("peak_device_bytes")),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: is not whole ({error}): simulate again") from None
 
 
 def _whole(value: Any) -> int | None:
