@@ -4,10 +4,12 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from cg_data.config import PrepareConfig
 from cg_data.pipeline import prepare
+from cg_eval.force_field import load_force_field
 
 from .workspace import ROOT, attempt, run
 
@@ -62,6 +64,14 @@ def test_every_format_carries_a_version_and_units(path: Path) -> None:
     for name in ("dataset/dataset.json", "prior.yaml", "run/bundle/model.yaml", "artifact/manifest.json"):
         text = (path / name).read_text()
         assert all(word in text for word in ("version", "kcal", "angstrom")), name
+
+
+def test_a_checkpoint_of_the_run_is_judged_as_its_bundle_is(path: Path) -> None:
+    bundle, checkpoint = (load_force_field(path / "run" / part) for part in ("bundle", "checkpoints"))
+    assert checkpoint.species_names == bundle.species_names
+    assert checkpoint.metrics["step"] == 3
+    shapes = [[(name, leaf.shape) for name, leaf in jax.tree_util.tree_leaves_with_path(found.params)] for found in (bundle, checkpoint)]
+    assert shapes[0] == shapes[1]
 
 
 def test_positions_without_forces_make_a_prior_and_are_refused_for_training(tmp_path: Path) -> None:

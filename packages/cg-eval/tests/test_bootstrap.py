@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cg_data.errors import UserError
-from cg_eval.bootstrap import bootstrap, bootstrap_weights, time_blocks
+from cg_eval.bootstrap import bootstrap, bootstrap_weights, join_blocks, resampled_sums, time_blocks
 
 
 def mean_of(sums):
@@ -32,6 +32,17 @@ def test_a_resample_holds_as_many_trajectories_and_blocks_as_the_data():
     assert (weights.sum(axis=1) == 6).all()
     assert (weights.reshape(200, 3, 2).sum(axis=2) % 2 == 0).all()
     assert (weights[:, :2] == 0).all(axis=1).any()
+
+
+def test_resampled_sums_are_those_of_the_weights_for_thousands_of_trajectories_too():
+    trajectory = np.array([3, 3, 0, 7, 7, 7])
+    sums = np.random.default_rng(0).normal(size=(6, 2, 3))
+    blocks = time_blocks(trajectory, 1)
+    expected = np.tensordot(bootstrap_weights(blocks.trajectory_of_block, 50, seed=2), sums, axes=1)
+    np.testing.assert_allclose(resampled_sums(sums, blocks, 50, seed=2), expected, atol=1e-12)
+    many = time_blocks(np.arange(20_000), 1)
+    # Comparisons of each with each would be 4e10.
+    assert resampled_sums(np.ones(20_000), many, 100).tolist() == [20_000] * 100
 
 
 def test_interval_reflects_differences_between_trajectories_not_the_number_of_frames():
@@ -70,7 +81,7 @@ def test_same_seed_gives_the_same_interval():
 
 
 def test_blocks_of_two_domains_keep_their_trajectories_apart():
-    both = time_blocks([0] * 6, 2).followed_by(time_blocks([0] * 4, 2))
+    both = join_blocks([time_blocks([0] * 6, 2), time_blocks([0] * 4, 2)])
     assert both.n_trajectories == 2
     assert both.n_blocks == 5
     assert both.block_of_frame.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]

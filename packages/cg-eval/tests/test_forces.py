@@ -255,14 +255,14 @@ def test_files_hold_the_table_the_numbers_and_the_figures(report, tmp_path):
 def test_checkpoints_and_bundles_are_recognised_by_what_is_in_the_folder(prior_bundle, prior, dataset, bundle_folder, tmp_path):
     """A checkpoint as cg-train lays it out: orbax arrays, and beside them the configuration, statistics and version."""
     save_prior(tmp_path / "prior.yaml", prior)
-    for step, factor in ((5, 1.0), (20, 2.0)):
+    for step, factor, version in ((5, 1.0, 1), (20, 2.0, 3)):
         folder = tmp_path / "run/checkpoints" / str(step)
         params = jax.tree.map(lambda leaf, factor=factor: np.asarray(leaf * factor, np.float32), prior_bundle.params)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
             state = {"params": params, "optimizer": {"unused": np.zeros(3)}, "step": np.asarray(step)}
             writer.save(folder / "state", args=ocp.args.StandardSave(state))
         options = {"model": {"mode": "prior"}, "prior": str(tmp_path / "prior.yaml"), "dataset": str(dataset.path), "ema_decay": None}
-        about = {"version": 1, "config": options, "progress": {"statistics": prior_bundle.statistics.to_dict(), "step": step}}
+        about = {"version": version, "config": options, "progress": {"statistics": prior_bundle.statistics.to_dict(), "step": step}}
         (folder / "progress").mkdir()
         (folder / "progress/metadata").write_text(json.dumps(about))
     expected = 2 * np.asarray(prior_bundle.params["prior"]["bond"]["force_constant"])
@@ -273,6 +273,11 @@ def test_checkpoints_and_bundles_are_recognised_by_what_is_in_the_folder(prior_b
     save_bundle(tmp_path / "run/bundle", prior_bundle)
     for path in (bundle_folder, tmp_path / "run"):
         np.testing.assert_allclose(load_force_field(path).params["prior"]["bond"]["force_constant"], expected / 2)
+    members = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), params)
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+        writer.save(tmp_path / "run/checkpoints/5/state", args=ocp.args.StandardSave({"params": members}), force=True)
+    with pytest.raises(UserError, match="arrays of other shapes, as an ensemble's members together have"):
+        load_force_field(tmp_path / "run/checkpoints/5")
     (tmp_path / "prior.yaml").unlink()
     with pytest.raises(UserError, match="is not where the run found it"):
         load_force_field(tmp_path / "run/checkpoints/5")

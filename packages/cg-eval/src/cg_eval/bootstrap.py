@@ -5,7 +5,7 @@ trajectories are drawn with replacement, and inside each drawn trajectory its co
 replacement. With one trajectory only the second draw remains: the interval then speaks of that trajectory alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -43,15 +43,6 @@ class Blocks:
         sums = np.zeros((self.n_blocks, *values.shape[1:]), values.dtype)
         np.add.at(sums, self.block_of_frame, values)
         return sums
-
-    def followed_by(self, other: "Blocks") -> "Blocks":
-        """Return the blocks of these frames followed by other frames, whose trajectories are all different ones."""
-        offset = 0 if self.n_blocks == 0 else int(self.trajectory_of_block.max()) + 1
-        return Blocks(
-            np.concatenate([self.block_of_frame, other.block_of_frame + self.n_blocks]),
-            np.concatenate([self.trajectory_of_block, other.trajectory_of_block + offset]),
-            self.block_frames,
-        )
 
 
 @dataclass(frozen=True)
@@ -94,20 +85,51 @@ def time_blocks(trajectory: Array, block_frames: int) -> Blocks:
     return Blocks(block_of_frame, np.asarray(trajectory_of_block, np.int64), block_frames)
 
 
+def join_blocks(parts: Sequence[Blocks]) -> Blocks:
+    """Return the blocks of several sets of frames one after another, whose trajectories are all different ones; one part or more."""
+    first_block = np.cumsum([0, *(part.n_blocks for part in parts)])
+    first_trajectory = np.cumsum([0, *(int(part.trajectory_of_block.max(initial=-1)) + 1 for part in parts)])
+    return Blocks(
+        np.concatenate([part.block_of_frame + first for part, first in zip(parts, first_block, strict=False)]),
+        np.concatenate([part.trajectory_of_block + first for part, first in zip(parts, first_trajectory, strict=False)]),
+        parts[0].block_frames,
+    )
+
+
 def bootstrap_weights(trajectory_of_block: Array, n_resamples: int, seed: int) -> np.ndarray:
     """Return [n_resamples, n_blocks] int64: how often each block is drawn in each resample.
 
     As many trajectories as there are are drawn with replacement; inside each drawn one, as many blocks as it has.
     """
-    trajectory_of_block = np.asarray(trajectory_of_block)
-    generator = np.random.default_rng(seed)
-    members = [np.flatnonzero(trajectory_of_block == name) for name in np.unique(trajectory_of_block)]
-    drawn = generator.integers(len(members), size=(n_resamples, len(members)))
     weights = np.zeros((n_resamples, len(trajectory_of_block)), np.int64)
-    for number, blocks in enumerate(members):
-        times = (drawn == number).sum(axis=1)
-        weights[:, blocks] = generator.multinomial(times * len(blocks), np.full(len(blocks), 1.0 / len(blocks)))
+    for members, drawn in _draws(trajectory_of_block, n_resamples, seed):
+        weights[:, members] = drawn
     return weights
+
+
+def resampled_sums(sums: Array, blocks: Blocks, n_resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Return [n_resamples, ...] float64: sums [n_blocks, ...] over blocks, drawn as `bootstrap_weights` says.
+
+    Time and memory grow with the blocks as the sums themselves do: weights of one trajectory are held at a time.
+    """
+    sums = np.asarray(sums, np.float64)
+    require(len(sums) == blocks.n_blocks, f"bootstrap: expected sums of {blocks.n_blocks} blocks, received {len(sums)}")
+    totals = np.zeros((n_resamples, *sums.shape[1:]))
+    for members, drawn in _draws(blocks.trajectory_of_block, n_resamples, seed):
+        totals += np.tensordot(drawn, sums[members], axes=1)
+    return totals
+
+
+def interval_of(estimate: float, values: Array, blocks: Blocks, level: float = 0.95) -> Interval:
+    """Return the percentile interval of a statistic's values [n_resamples] of `resampled_sums`.
+
+    With few trajectories (under about 10) it is somewhat too narrow; the number of trajectories is part of the result so that a
+    reader can judge. One block has no spread: its interval is NaN.
+    """
+    tail, values = 50.0 * (1.0 - level), np.asarray(values)
+    known = blocks.n_blocks > 1 and np.isfinite(values).any()
+    low, high = np.nanpercentile(values, [tail, 100.0 - tail]) if known else (np.nan, np.nan)
+    return Interval(float(estimate), float(low), float(high), level, blocks.n_trajectories, blocks.n_blocks, blocks.block_frames)
 
 
 def bootstrap(
@@ -116,15 +138,19 @@ def bootstrap(
     """Return the estimate and percentile interval of a statistic of sums over blocks.
 
     sums [n_blocks, ...]; statistic maps sums [k, ...] of k resamples to [k] values, so a paired difference of two models is a
-    statistic of their stacked sums. With few trajectories (under about 10) a percentile interval is somewhat too narrow; the
-    number of trajectories is part of the result so that a reader can judge. One block has no spread: its interval is NaN.
+    statistic of their stacked sums. The interval is that of `interval_of`.
     """
     sums = np.asarray(sums, np.float64)
-    require(len(sums) == blocks.n_blocks, f"bootstrap: expected sums of {blocks.n_blocks} blocks, received {len(sums)}")
-    weights = bootstrap_weights(blocks.trajectory_of_block, n_resamples, seed)
-    values = np.asarray(statistic(np.tensordot(weights, sums, axes=1)))
-    estimate = float(np.asarray(statistic(sums.sum(axis=0)[None]))[0])
-    tail = 50.0 * (1.0 - level)
-    known = blocks.n_blocks > 1 and np.isfinite(values).any()
-    low, high = np.nanpercentile(values, [tail, 100.0 - tail]) if known else (np.nan, np.nan)
-    return Interval(estimate, float(low), float(high), level, blocks.n_trajectories, blocks.n_blocks, blocks.block_frames)
+    values = statistic(resampled_sums(sums, blocks, n_resamples, seed))
+    return interval_of(np.asarray(statistic(sums.sum(axis=0)[None]))[0], values, blocks, level)
+
+
+def _draws(trajectory_of_block: Array, n_resamples: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (blocks [k], how often each is drawn in each resample [n_resamples, k]) of each trajectory."""
+    _, trajectory = np.unique(trajectory_of_block, return_inverse=True)
+    n_blocks = np.bincount(trajectory)
+    n, generator = len(n_blocks), np.random.default_rng(seed)
+    times = np.stack([np.bincount(generator.integers(n, size=n), minlength=n).astype(np.int32) for _ in range(n_resamples)], axis=1)
+    ordered = np.split(np.argsort(trajectory, kind="stable"), np.cumsum(n_blocks)[:-1])
+    for members, drawn in zip(ordered, times, strict=True):
+        yield members, generator.multinomial(drawn * len(members), np.full(len(members), 1.0 / len(members)))

@@ -125,11 +125,11 @@ class Comparison:
         lines = [
             self.caption(),
             f"{'observable':<12} {'JS / nat (95 %)':<32}{'noise':>8}  {'W1 (95 %)':<32}{'noise':>8}{'overlap':>9}"
-            f"  {'mean (95 %)':<26}{'reference (95 %)':<26} unit",
+            f"  {'mean (95 %)':<28}{'reference (95 %)':<28} unit",
         ]
         lines += [
             f"{r.observable:<12} {r.divergence!s:<32}{r.noise:>8.4f}  {r.wasserstein!s:<32}{r.wasserstein_noise:>8.4f}"
-            f"{r.overlap.estimate:>9.3f}  {r.model_mean!s:<26}{r.reference_mean!s:<26} {r.unit}"
+            f"{r.overlap.estimate:>9.3f}  {r.model_mean!s:<28}{r.reference_mean!s:<28} {r.unit}"
             for r in self.rows
         ]
         lines += [

@@ -1,17 +1,23 @@
 """Adds up the errors of one split of a data set, piece by piece, and turns them into a `ForceSplit`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from cg_data.contracts import BeadFrames
 from cg_data.store import Dataset
-from cg_eval.bootstrap import Blocks, Interval, bootstrap, time_blocks
+from cg_eval.bootstrap import Interval, interval_of, join_blocks, resampled_sums, time_blocks
 from cg_eval.force_metrics import COLUMNS, chain_positions, errors_by_group, force_sums, metrics, skill
 from cg_eval.force_report import ForcesConfig, ForceSplit
 from cg_eval.predict import TERM, DomainForces
 
 WITH_INTERVALS = ("mse", "mae", "cosine", "pearson")
+LABELS = "labels"
+"""Beside the models: sums of the squared standard errors of the labels, and of their components, both weighted."""
+
+Sums = Mapping[str, np.ndarray]
+"""{model: [k, len(COLUMNS)], LABELS: [k, 2]} of k resamples, or of k blocks."""
 
 
 class Collector:
@@ -22,17 +28,16 @@ class Collector:
         self.name, self.species_names, self.config = name, dataset.species_names, config
         self.models, self.judged = ("zero", *parts), parts[-1]
         self.domains = tuple(chosen)
-        self.blocks = Blocks(np.zeros(0, np.int64), np.zeros(0, np.int64), config.block_frames)
-        self.n_vectors = 0
-        for domain, indices in chosen.items():
-            frames = dataset.frames(domain, numbers=False)
-            self.blocks = self.blocks.followed_by(time_blocks(frames.trajectory[indices], config.block_frames))
-            self.n_vectors += len(indices) * frames.n_beads
+        frames = {domain: dataset.frames(domain, numbers=False) for domain in chosen}
+        self.blocks = join_blocks(
+            [time_blocks(frames[domain].trajectory[indices], config.block_frames) for domain, indices in chosen.items()]
+        )
+        self.n_vectors = sum(len(indices) * frames[domain].n_beads for domain, indices in chosen.items())
         self.n_seen = 0
         self.totals: dict[str, dict[str, np.ndarray]] = {model: {} for model in self.models}
         self.maxima: dict[str, dict[str, float]] = {model: {} for model in self.models}
         self.block_sums = {model: np.zeros((self.blocks.n_blocks, len(COLUMNS))) for model in self.models}
-        self.block_label_errors = np.zeros((self.blocks.n_blocks, 2))
+        self.block_sums[LABELS] = np.zeros((self.blocks.n_blocks, 2))
         self.terms: dict[str, np.ndarray] = {}
         self.samples: dict[str, list[np.ndarray]] = {name: [] for name in ("reference", *self.models)}
         self.generator = np.random.default_rng(config.seed)
@@ -60,7 +65,7 @@ class Collector:
             self.samples[model].append(predicted.reshape(-1, 3)[kept])
         if frames.force_error is not None:
             squared = (np.asarray(frames.force_error, np.float64) ** 2).sum(axis=(1, 2))
-            np.add.at(self.block_label_errors, block_of_frame, np.stack([weight * squared, weight * reference[0].size], axis=1))
+            np.add.at(self.block_sums[LABELS], block_of_frame, np.stack([weight * squared, weight * reference[0].size], axis=1))
         if self.judged != "backbone":
             self._add_terms(found, reference, weight)
 
@@ -75,7 +80,7 @@ class Collector:
 
     def finish(self) -> ForceSplit:
         """Return what was found."""
-        config, judged, sums = self.config, self.judged, self.block_sums
+        config, judged = self.config, self.judged
         rows = {
             model: {
                 group: {key: float(value) for key, value in metrics(total).items()} | {"maximum": self.maxima[model][group]}
@@ -83,10 +88,12 @@ class Collector:
             }
             for model, totals in self.totals.items()
         }
+        interval = self._intervals()
         compared = "prior" in self.models and judged != "prior"
-        floor, excess = self._floor(), {}
-        if floor is not None:
-            excess = {model: self._excess(sums[model]) for model in self.models}
+        floor, excess = None, {}
+        if self.block_sums[LABELS][:, 1].all():
+            floor = interval(_floor)
+            excess = {model: interval(partial(_excess, model)) for model in self.models}
         known = config.mse_floor if config.mse_floor is not None else floor.estimate if floor is not None else 0.0
         return ForceSplit(
             name=self.name,
@@ -94,8 +101,8 @@ class Collector:
             n_trajectories=self.blocks.n_trajectories,
             domains=self.domains,
             rows=rows,
-            intervals={m: {metric: self._interval(sums[m], metric) for metric in WITH_INTERVALS} for m in self.models},
-            improvements={f"{m} - {judged}": self._improvement(sums[m], sums[judged]) for m in self.models[:-1]},
+            intervals={m: {name: interval(partial(_metric, m, name)) for name in WITH_INTERVALS} for m in self.models},
+            improvements={f"{m} - {judged}": interval(partial(_improvement, m, judged)) for m in self.models[:-1]},
             skill=skill(rows["prior"]["all"]["mse"], rows[judged]["all"]["mse"], known) if compared else None,
             terms={name: _term(total) for name, total in self.terms.items()},
             mse_floor=config.mse_floor,
@@ -104,31 +111,36 @@ class Collector:
             samples={key: np.concatenate(values) for key, values in self.samples.items()},
         )
 
-    def _interval(self, sums: np.ndarray, metric: str) -> Interval:
-        return bootstrap(sums, lambda s: metrics(s)[metric], self.blocks, self.config.n_resamples, seed=self.config.seed)
+    def _intervals(self) -> Callable[[Callable[[Sums], np.ndarray]], Interval]:
+        """Return (statistic of all models' sums and the labels') -> its interval; the blocks are drawn once for all of them."""
+        together = np.concatenate(list(self.block_sums.values()), axis=1)
+        ends = np.cumsum([values.shape[1] for values in self.block_sums.values()])[:-1]
 
-    def _improvement(self, other: np.ndarray, judged: np.ndarray) -> Interval:
-        def difference(s: np.ndarray) -> np.ndarray:
-            return metrics(s[:, 0])["mse"] - metrics(s[:, 1])["mse"]
+        def apart(sums: np.ndarray) -> Sums:
+            return dict(zip(self.block_sums, np.split(sums, ends, axis=1), strict=True))
 
-        both = np.stack([other, judged], axis=1)
-        return bootstrap(both, difference, self.blocks, self.config.n_resamples, seed=self.config.seed)
-
-    def _floor(self) -> Interval | None:
-        """Return the mean squared standard error of the labels, which a perfect model would have as its MSE; None where unknown."""
-        if not self.block_label_errors[:, 1].all():
-            return None
-        return bootstrap(self.block_label_errors, _ratio, self.blocks, self.config.n_resamples, seed=self.config.seed)
-
-    def _excess(self, sums: np.ndarray) -> Interval:
-        both = np.concatenate([sums, self.block_label_errors], axis=1)
-        return bootstrap(
-            both, lambda s: metrics(s[:, :-2])["mse"] - _ratio(s[:, -2:]), self.blocks, self.config.n_resamples, seed=self.config.seed
+        whole, drawn = (
+            apart(together.sum(axis=0)[None]),
+            apart(resampled_sums(together, self.blocks, self.config.n_resamples, self.config.seed)),
         )
+        return lambda statistic: interval_of(statistic(whole)[0], statistic(drawn), self.blocks)
 
 
-def _ratio(sums: np.ndarray) -> np.ndarray:
-    return np.asarray(sums[:, 0] / sums[:, 1])
+def _metric(model: str, name: str, sums: Sums) -> np.ndarray:
+    return metrics(sums[model])[name]
+
+
+def _improvement(other: str, judged: str, sums: Sums) -> np.ndarray:
+    return _metric(other, "mse", sums) - _metric(judged, "mse", sums)
+
+
+def _excess(model: str, sums: Sums) -> np.ndarray:
+    return _metric(model, "mse", sums) - _floor(sums)
+
+
+def _floor(sums: Sums) -> np.ndarray:
+    """Return [k]: the mean squared standard error of the labels, which a perfect model would have as its MSE."""
+    return np.asarray(sums[LABELS][:, 0] / sums[LABELS][:, 1])
 
 
 def _term(total: np.ndarray) -> dict[str, float]:

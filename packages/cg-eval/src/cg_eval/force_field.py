@@ -9,7 +9,7 @@ from cg_data.errors import UserError, require
 if TYPE_CHECKING:
     from cg_models.bundle import Bundle
 
-CHECKPOINT_VERSIONS = (1, 2)
+CHECKPOINT_VERSIONS = (1, 2, 3)
 """Of cg-train's checkpoints: those that hold a model as it is read here."""
 
 
@@ -70,7 +70,7 @@ def _read_about(path: Path) -> dict[str, Any]:
     version = about.get("version") if isinstance(about, dict) else None
     require(
         version in CHECKPOINT_VERSIONS,
-        f"{path}: expected a checkpoint of version {' or '.join(map(str, CHECKPOINT_VERSIONS))}, received {version}: give a bundle",
+        f"{path}: expected a checkpoint of version {', '.join(map(str, CHECKPOINT_VERSIONS))}, received {version}: give a bundle",
     )
     return dict(about)
 
@@ -101,6 +101,9 @@ def _read_params(path: Path, model: Any, name: str) -> Any:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             restore = ocp.args.PyTreeRestore(item={name: template}, partial_restore=True)
             params = reader.restore(path.absolute() / "state", args=restore)[name]
+        # orbax restores whatever shapes it finds.
+        if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, template):
+            raise ValueError("arrays of other shapes, as an ensemble's members together have")
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{path}: its parameters cannot be read ({reason}): give another checkpoint, or the run's bundle") from None
