@@ -75,6 +75,11 @@ def test_an_ensemble_folder_and_a_list_of_bundles_are_read_alike(members, datase
         CliRunner().invoke(app, [*arguments[:2], "-o", str(tmp_path / "other"), "frames=6"], catch_exceptions=False)
 
 
+def test_one_model_twice_is_no_ensemble(prior_bundle, dataset):
+    with pytest.raises(UserError, match="the same everywhere: give members that were trained apart"):
+        evaluate_ensemble([prior_bundle, prior_bundle], dataset, EnsembleConfig(frames=4))
+
+
 def test_one_member_is_no_ensemble(tmp_path, bundle_folder):
     with pytest.raises(UserError, match="two or more bundles, received 1 bundle"):
         load_members([bundle_folder])

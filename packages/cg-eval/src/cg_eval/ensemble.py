@@ -150,7 +150,10 @@ def load_members(paths: Sequence[Path | str]) -> list["Bundle"]:
 def evaluate_ensemble(
     members: Sequence["Bundle"], dataset: Dataset, config: EnsembleConfig | None = None, show_progress: bool = False
 ) -> EnsembleReport:
-    """Compare the spread of the members' forces with the errors of their mean on frames of a data set."""
+    """Compare the spread of the members' forces with the errors of their mean on frames of a data set.
+
+    Raises `UserError` where there are fewer than two members or no frames, and where all members are one model.
+    """
     config = config or EnsembleConfig()
     require(len(members) >= 2, f"ensemble: expected two or more members, received {len(members)}")
     require(dataset.info.has_forces, f"{dataset.path}: has no forces; prepare it from trajectories with forces")
@@ -186,6 +189,7 @@ def evaluate_ensemble(
             ]
             bar.advance(task, len(indices))
     variance, squared = np.concatenate(vectors, axis=1)
+    require(bool((variance > 0).any()), "ensemble: the members' forces are the same everywhere: give members that were trained apart")
     ordered = np.array_split(np.argsort(variance, kind="stable"), min(config.n_bins, len(variance)))
     binned = np.array([[variance[members_].mean(), squared[members_].mean()] for members_ in ordered]).T
     counts = np.array([len(members_) for members_ in ordered])
