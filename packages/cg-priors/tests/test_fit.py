@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -23,7 +24,9 @@ from cg_priors.histogram import RANGES, accumulate
 from cg_priors.inputs import read_frames
 from cg_priors.keys import KEY_COLUMNS, key_name
 from cg_priors.langevin import simulation
+from cg_priors.linear import walls
 from cg_priors.parameters import BONDED, TERM_NAMES, PriorParameters, Term
+from cg_priors.report import describe
 
 from . import chains
 from .test_recovery import KT, SPECIES, TRUTH, T, potential
@@ -131,13 +134,46 @@ def test_a_form_that_is_not_linear_is_refused_by_the_joint_fit(trp_cage):
         fit([frames], config, species)
 
 
-def test_every_parameter_has_a_standard_error(trp_cage):
+def test_every_fitted_parameter_has_a_standard_error_and_no_configured_one(trp_cage):
     frames, species = trp_cage
-    prior = fit([frames], PriorConfig(bootstrap_samples=5), species)
+    prior = fit([frames], PriorConfig.parse({"bootstrap_samples": 5, "excluded_volume": {"sigma": 4.0}}, "test"), species)
     for name, group in prior.arrays.items():
-        for key, value in group.items():
-            assert prior.terms[name].errors[key].shape == np.shape(value)
+        fitted = [key for key in group if key != "epsilon" and (name, key) != ("excluded_volume", "sigma")]
+        assert list(prior.terms[name].errors) == fitted
+        for key in fitted:
+            assert prior.terms[name].errors[key].shape == np.shape(group[key])
+            assert (prior.terms[name].errors[key] > 0).all()
     assert 0 < prior.terms["bond"].errors["force_constant"][0] < 20
+    assert describe(prior).endswith("epsilon 1, sigma 4")
+    assert re.search(r"force_constant [\d.]+ \+- [\d.]+, length [\d.]+ \+- [\d.]+\n", describe(prior))
+
+
+@pytest.mark.parametrize(("estimate", "order"), [("kde", 7), ("histogram", 7), ("histogram", None), ("likelihood", 4)])
+def test_a_fit_demands_what_the_check_demands_up_to_the_ends_of_the_axis(trp_cage, estimate, order):
+    """The last half degree was checked and not asked for, and fits that turned there were refused."""
+    frames, species = trp_cage
+    options = {"bond": None, "dihedral": None, "repulsion": None, "excluded_volume": None, "bootstrap_samples": 0}
+    angle = fit([frames], PriorConfig.parse({**options, "angle": {"order": order, "estimate": estimate}}, "test"), species).arrays["angle"]
+    just_inside = np.array([1e-6, np.pi - 1e-6])
+    outward = np.diff(FORMS["fourier"].formula(np.stack([just_inside, [0, np.pi]]), angle, {}), axis=0)
+    assert (outward > 0).all()
+
+
+def test_walls_reach_both_ends_of_the_axis():
+    outer = walls("angle", lambda x: x[:, None], 1.3, 2.7, 0.0, np.pi)
+    asked = np.sort(np.abs(outer.rows[:, 0]))
+    np.testing.assert_allclose(asked[[0, -1]], [0, np.pi])
+    assert np.diff(asked[asked <= 1.3]).max() < np.pi / 350 > np.diff(asked[asked >= 2.7]).max()
+    assert len(walls("angle", lambda x: x[:, None], 0.0, np.pi, 0.0, np.pi).least) == 0
+
+
+def test_a_prior_refused_at_the_end_of_a_fit_says_what_to_change(chignolin):
+    frames, species = chignolin
+    config = PriorConfig.parse({name: {"estimate": "histogram"} for name in BONDED} | {"bootstrap_samples": 0}, "test")
+    with pytest.raises(
+        UserError, match=r"prior fitted at 348 K: bond: .*: correct it, or fit with another form, another order or more frames"
+    ):
+        fit([frames.select(slice(0, 1))], config, species)
 
 
 @pytest.mark.parametrize("method", ["joint", "lbfgs"])

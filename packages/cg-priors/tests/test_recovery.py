@@ -9,6 +9,7 @@ import pytest
 from cg_data.units import thermal_energy
 from cg_priors.config import PriorConfig
 from cg_priors.fit import fit
+from cg_priors.fit_harmonic import ABSENT, fit_cis_trans
 from cg_priors.fit_lbfgs import forces_of_slopes, slope_values
 from cg_priors.force_frames import force_frames
 from cg_priors.forms import FORMS
@@ -144,6 +145,19 @@ def test_cis_and_trans_proline_are_told_apart(random):
         assert abs(arrays[key][1] - expected) < 5 * term.errors[key][1]
         assert abs(arrays[f"cis_{key}"][1] - cis[key]) < 5 * term.errors[f"cis_{key}"][1]
     assert abs(arrays["cis_energy"][1] - cis["energy"]) < 5 * term.errors["cis_energy"][1]
+
+
+@pytest.mark.parametrize(
+    ("n_trans", "n_cis", "first"), [(20, 0, "trans"), (20, 8, "trans"), (3, 30, "cis"), (0, 30, "cis"), (20, 400, "cis")]
+)
+def test_few_bonds_before_proline_have_the_well_that_most_of_them_are_in(random, n_trans, n_cis, first):
+    """As the resamples of a bootstrap may have them, or a short trajectory."""
+    centres = np.linspace(2.0, 6.0, 1601)[:-1] + 0.00125
+    r = np.concatenate([random.normal(3.8, 0.06, n_trans), random.normal(2.95, 0.06, n_cis)])
+    found = fit_cis_trans(np.histogram(r, 1600, (2.0, 6.0))[0], centres, T)
+    assert found["cis_energy"] == ABSENT
+    assert found["length"] == found["cis_length"] == pytest.approx({"trans": 3.8, "cis": 2.95}[first], abs=0.06)
+    assert found["force_constant"] == found["cis_force_constant"] > 50
 
 
 def test_order_is_found_by_cross_validation_and_by_bic(random):

@@ -39,7 +39,7 @@ def fit_cis_trans(counts: np.ndarray, centres: np.ndarray, temperature_kelvin: f
     """Return both wells of the bond, each by maximum likelihood on its side of 3.35 angstrom, and their energy difference.
 
     counts, centres [n_bins], angstrom. With fewer than `smallest_count` cis bonds the cis well is a copy of the trans well at
-    `ABSENT` kcal/mol.
+    `ABSENT` kcal/mol; where nearly all bonds are cis, both are the cis well.
     """
     is_cis = centres < CIS_BELOW
     cis_count, trans_count = counts[is_cis].sum(), counts[~is_cis].sum()
@@ -48,7 +48,7 @@ def fit_cis_trans(counts: np.ndarray, centres: np.ndarray, temperature_kelvin: f
         basis = harmonic_basis()
         return basis.arrays(linear_coefficients("bond", basis, np.where(chosen, counts, 0), centres, temperature_kelvin))
 
-    if trans_count < smallest_count:
+    if trans_count < min(smallest_count, cis_count):
         # All bonds are cis: the well that exists is the first one.
         cis_count, is_cis = 0, ~is_cis
     trans = well(~is_cis)

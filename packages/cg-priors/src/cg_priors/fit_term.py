@@ -181,13 +181,14 @@ def bootstrap(row_fit: Callable[[np.ndarray], Row], rows: Sequence[np.ndarray], 
 def spread(samples: Sequence[Row], before: Mapping[str, np.ndarray] | None = None) -> Row:
     """Return the standard deviation over resamples of each parameter, on the circle for `phases` and `centres`.
 
-    before: errors of an earlier fit, which stay those of parameters that no resample moved.
+    before: errors of an earlier fit, which stay those of parameters that no resample moved. Without one these have none: they
+    were configured, not fitted.
     """
-    errors = {}
+    errors: Row = {}
     for key in samples[0]:
         values = np.stack([sample[key] for sample in samples])
         if not np.ptp(values, axis=0).any():
-            errors[key] = (before or {}).get(key, np.zeros(values.shape[1:]))
+            errors |= {key: before[key]} if before and key in before else {}
             continue
         if key in ("phases", "centres"):
             values = np.angle(np.exp(1j * (values - np.angle(np.exp(1j * values).mean(0)))))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from cg_data.contracts import Array
-from cg_priors.safe import masked, namespace
+from cg_priors.safe import namespace
 
 Parameters = Mapping[str, Array]
 Settings = Mapping[str, float]
@@ -196,10 +196,3 @@ FORMS: Mapping[str, Form] = {
     "soft_sphere": Form(soft_sphere, {"epsilon": "kcal/mol", "sigma": "angstrom"}, ("epsilon",), ("switch", "cutoff")),
 }
 """Every form by its name in files and configurations."""
-
-
-def evaluate(form: str, x: Array, p: Parameters, settings: Settings, mask: Array | None = None, substitute: float = 1.0) -> Array:
-    """Return a form's energies, [n] kcal/mol; where `mask` [n] is False the energy and its gradient are zero."""
-    if mask is None:
-        return FORMS[form].formula(x, p, settings)
-    return masked(lambda inside: FORMS[form].formula(inside, p, settings), mask, x, substitute=substitute)

@@ -61,8 +61,9 @@ def least_slope(term: str, away: np.ndarray) -> np.ndarray:
 def walls(term: str, slopes: Callable[[np.ndarray], np.ndarray], low: float, high: float, lowest: float, highest: float) -> Confinement:
     """Return the demand that a potential rises from the ends of [low, high] outward to `lowest` and `highest`."""
     spacing = (highest - lowest) / 360
-    below = np.arange(low, lowest, -spacing)
-    above = np.arange(high, highest, spacing)
+    # Both ends belong to the grid: with the last point left out, slopes could turn between it and the end.
+    below = np.linspace(low, lowest, 2 + int((low - lowest) / spacing)) if low > lowest else np.zeros(0)
+    above = np.linspace(high, highest, 2 + int((highest - high) / spacing)) if high < highest else np.zeros(0)
     direction = np.concatenate([-np.ones(len(below)), np.ones(len(above))])
     away = np.concatenate([low - below, above - high])
     return Confinement(direction[:, None] * slopes(np.concatenate([below, above])), least_slope(term, away))

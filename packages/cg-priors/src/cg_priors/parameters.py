@@ -39,7 +39,7 @@ class Term:
     rows       names of the rows of the arrays; the first is `*`, the pooled one
     settings   fixed numbers of the form (cutoff, range of a spline)
     statistics per row, [n_rows] each: `low`, `high` (sampled range), `count` (samples)
-    errors     standard errors with the shapes of the arrays, where they were estimated
+    errors     standard errors with the shapes of the arrays, of parameters for which they were estimated
     notes      how it was fitted: order, bandwidth, rows that fell back to the pooled one
     """
 

@@ -66,8 +66,9 @@ def describe(prior: PriorParameters, histograms: Mapping[float, Mapping[str, His
             parts = []
             for key, value in block.arrays[name].items():
                 if np.ndim(value) == 1:
-                    error = f" +- {float(term.errors[key][0]):.2g}" if key in term.errors else ""
-                    parts.append(f"{key} {float(value[0]):.5g}{error}")
+                    # None or 0: configured, or a well that no resample has.
+                    error = float(term.errors[key][0]) if key in term.errors else 0.0
+                    parts.append(f"{key} {float(value[0]):.5g}" + (f" +- {error:.2g}" if error else ""))
             order = [f"{key} {term.notes[key]}" for key in ("order",) if key in term.notes]
             divergence = []
             if data is not None and name in BONDED:

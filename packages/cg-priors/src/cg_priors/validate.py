@@ -14,6 +14,8 @@ POSITIVE = ("force_constant", "cis_force_constant", "quartic", "epsilon", "sigma
 LENGTHS = ("length", "cis_length")
 LEAST_COEFFICIENTS = 4
 """Of a cubic spline that is not periodic: one interval."""
+REFIT = "correct it, or fit with another form, another order or more frames"
+"""Remedy of values that a fit may find."""
 AXES = {"bond": (1.0, 7.0), "angle": (0.0, np.pi), "dihedral": (-np.pi, np.pi)}
 DEFAULT_RANGES = {"bond": (3.6, 4.1), "angle": (1.5, 2.5), "dihedral": (-np.pi, np.pi)}
 """Sampled ranges assumed where a file states none."""
@@ -46,10 +48,10 @@ def check_prior(prior: PriorParameters, where: str) -> None:
             _check_potential(name, term, prior.arrays[name], place)
 
 
-def _accept(holds: bool, place: str, key: str, value: object, accepted: str) -> None:
+def _accept(holds: bool, place: str, key: str, value: object, accepted: str, remedy: str = "correct it or fit again") -> None:
     if not holds:
         shown = f"{value:g}" if isinstance(value, float | np.floating) else " ".join(str(value).split())
-        raise UserError(f"{place}: {key} = {shown}: expected {accepted}: correct it or fit again")
+        raise UserError(f"{place}: {key} = {shown}: expected {accepted}: {remedy}")
 
 
 def _check_settings(term: Term, place: str, non_bonded: bool) -> None:
@@ -94,12 +96,12 @@ def _check_arrays(term: Term, arrays: dict, place: str) -> None:
         _accept(values.ndim == dimensions and len(values) == len(term.rows), place, f"{key} shape", values.shape, f"{len(term.rows)} rows")
         for row, value in zip(term.rows, values, strict=True):
             at = f"{place}: row {row}"
-            _accept(bool(np.isfinite(value).all()), at, key, value, "finite numbers")
+            _accept(bool(np.isfinite(value).all()), at, key, value, "finite numbers", REFIT)
             if key in POSITIVE:
-                _accept(bool((value > 0).all()), at, key, value, "above 0")
+                _accept(bool((value > 0).all()), at, key, value, "above 0", REFIT)
             if key in LENGTHS:
                 low, high = BOND_LENGTH_RANGE
-                _accept(bool((value >= low).all() and (value <= high).all()), at, key, value, f"{low} to {high} angstrom")
+                _accept(bool((value >= low).all() and (value <= high).all()), at, key, value, f"{low} to {high} angstrom", REFIT)
 
     lengths = {key: np.shape(arrays[key])[1] for key in form.vectors}
     least = LEAST_COEFFICIENTS if term.form == "spline" and not term.settings["periodic"] else 1
@@ -126,7 +128,7 @@ def _check_potential(name: str, term: Term, arrays: dict, place: str) -> None:
         energy = formula(inside, p, term.settings)
         barrier = float(energy.max() - energy.min())
         _accept(bool(np.isfinite(energy).all()) and barrier < LARGEST_BARRIER, f"{place}: row {row}", "barrier in the sampled range",
-                barrier, f"below {LARGEST_BARRIER:g} kcal/mol")  # fmt: skip
+                barrier, f"below {LARGEST_BARRIER:g} kcal/mol", REFIT)  # fmt: skip
         if name == "dihedral":
             continue
         for side, start, end in (("below", low, axis_low), ("above", high, axis_high)):
@@ -142,4 +144,5 @@ def _check_potential(name: str, term: Term, arrays: dict, place: str) -> None:
                 f"confinement {side} the sampled range",
                 f"falls outward from {worst:.4g} {unit}",
                 "an energy that rises outward",
+                REFIT,
             )
