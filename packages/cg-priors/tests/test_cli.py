@@ -118,6 +118,9 @@ def test_template_is_a_configuration(tmp_path):
         (["bond.frm=spline"], "did you mean 'form'?"),
         (["bond.form=quadratic"], "'harmonic', 'cis_trans' or 'spline'"),
         (["temperature_kelvin=300"], "expected one of 348 K"),
+        (["temperature_kelvin=[]"], "temperature_kelvin: expected at least one temperature"),
+        (["temperature_kelvin=[348,348]"], "expected temperatures at least 1 K apart, found 348 and 348 K"),
+        (["seed=-1"], "seed: Input should be greater than or equal to 0"),
     ],
 )
 def test_bad_options_give_one_line_and_code_2(arguments, message, trp_cage_file, tmp_path):
@@ -171,6 +174,9 @@ def test_a_trajectory_that_mdanalysis_reads_gives_the_same_frames(trp_cage, tmp_
     done = call("fit", tmp_path / "run.dcd", "--topology", tmp_path / "topology.pdb", "-o", tmp_path / "prior.yaml",
                 "temperature_kelvin=348", "bootstrap_samples=0", "angle.order=2", "dihedral.order=1")  # fmt: skip
     assert done.exit_code == 0, done.output
+    done = call("fit", tmp_path / "run.dcd", "--topology", tmp_path / "topology.pdb", "-o", tmp_path / "one.yaml",
+                "temperature_kelvin=[348]", "bootstrap_samples=0", "angle=null", "dihedral=null")  # fmt: skip
+    assert load_prior(tmp_path / "one.yaml").temperatures_kelvin == (348,)
     done = call("export", tmp_path / "prior.yaml", tmp_path / "run.dcd", "--topology", tmp_path / "topology.pdb", "-o", tmp_path / "lammps")
     assert done.exit_code == 0, done.output
     assert "20 atoms" in (tmp_path / "lammps" / "prior.data").read_text()

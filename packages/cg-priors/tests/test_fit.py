@@ -214,6 +214,14 @@ def test_bonds_longer_than_any_are_refused_or_told(trp_cage, caplog):
     assert f"bond: 40 of {frames.n_frames * 19:,} bonds are not 2 to 6 angstrom long" in caplog.text
 
 
+def test_frames_without_a_bond_are_refused_unless_no_bonds_are_wanted(trp_cage):
+    frames, species = trp_cage
+    apart = dataclasses.replace(frames, residue_index=2 * np.asarray(frames.residue_index))
+    with pytest.raises(UserError, match="bond: expected consecutive residues of one chain, the frames have none: check residue_index"):
+        fit([apart], PriorConfig(bootstrap_samples=0), species)
+    assert set(fit([apart], PriorConfig(bootstrap_samples=0, bond=None), species).terms) == {"repulsion", "excluded_volume"}
+
+
 def test_temperatures_that_are_nearly_equal_are_refused(trp_cage):
     frames, species = trp_cage
     kelvin = np.where(np.arange(frames.n_frames) % 2, 348.4, 348.0).astype(np.float32)

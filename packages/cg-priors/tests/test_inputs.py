@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from cg_data.errors import UserError
+from cg_data.mapping import RESIDUE_SPECIES as SPECIES
 from cg_data.topology import bonded_tuples
+from cg_priors.config import PriorConfig
+from cg_priors.fit import fit
 from cg_priors.inputs import frames_from_arrays, read_frames
 
 STEP_ANGSTROM = 3.8
@@ -18,14 +21,15 @@ def line(n_beads, n_frames=3):
     return positions
 
 
-def write_pdb(path, positions, residues, chains, codes=None):
-    """Write CA atoms of alanine, one model a frame."""
+def write_pdb(path, positions, residues, chains, codes=None, names=None):
+    """Write CA atoms, of alanine by default, one model a frame."""
     codes = codes or " " * len(residues)
+    names = names or ["ALA"] * len(residues)
     lines = []
     for frame, xyz in enumerate(positions):
         lines.append(f"MODEL     {frame + 1:4d}")
         for bead, (x, y, z) in enumerate(xyz):
-            residue = f"ALA {chains[bead]}{residues[bead]:4d}{codes[bead]}"
+            residue = f"{names[bead]} {chains[bead]}{residues[bead]:4d}{codes[bead]}"
             lines.append(f"ATOM  {bead + 1:5d}  CA  {residue}   {x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00           C")
         lines.append("ENDMDL")
     path.write_text("\n".join([*lines, "END", ""]))
@@ -110,6 +114,24 @@ def test_alternative_locations_give_one_bead(tmp_path):
 
 
 @mdanalysis_warns
+def test_modified_residues_are_beads_as_they_are_in_a_data_set(tmp_path):
+    """MDAnalysis does not count phosphoserine as protein; calcium has atoms of the same name."""
+    pytest.importorskip("MDAnalysis")
+    names = ["ALA", "SEP", "MSE", "HSD", "GLY", " CA"]
+    (frames,), species = read_frames(write_pdb(tmp_path / "sep.pdb", line(6), range(1, 7), "A" * 6, names=names), temperature_kelvin=300.0)
+    assert [species[s] for s in frames.species] == ["ALA", "SER", "MET", "HIS", "GLY"]
+    assert len(bonds(frames)) == 4
+
+
+def test_a_data_file_of_charmm_is_read_without_warnings_of_mdanalysis_to_its_own_users(tmp_path, recwarn):
+    topology = write_pdb(tmp_path / "top.pdb", line(4, 1), range(1, 5), "A" * 4)
+    trajectory = write_trajectory(tmp_path / "run.dcd", line(4))
+    recwarn.clear()
+    read_frames(trajectory, topology=topology, temperature_kelvin=300.0)
+    assert not [one for one in recwarn if issubclass(one.category, DeprecationWarning)]
+
+
+@mdanalysis_warns
 def test_files_mdanalysis_cannot_use_give_one_line(tmp_path):
     trajectory = write_trajectory(tmp_path / "run.dcd", line(4))
     topology = write_pdb(tmp_path / "top.pdb", line(5, 1), range(1, 6), "A" * 5)
@@ -148,7 +170,7 @@ def test_a_gap_in_residue_index_starts_no_chain_and_restarted_numbers_do():
         ({"positions": np.full((3, 4, 3), None)}, "'positions': expected numbers or text"),
         ({"residue_names": np.array("ALA")}, "residue_names: expected a list of three-letter names, one a bead, received a single value"),
         ({"residue_names": np.array(["ALA"] * 4, object)}, "'residue_names': expected numbers or text.*: write it with numpy.savez"),
-        ({"residue_names": np.array(["ALA", "FOO"] * 2)}, r"a\.npz: residue_names: residue 'FOO'"),
+        ({"residue_names": np.array(["ALA", "FOO"] * 2)}, r"a\.npz: residue_names: residue 'FOO' .* such as HSD, CYX, MSE: rename it"),
         ({"residue_index": np.arange(3)}, r"residue_index: expected shape \[4\], received \[3\]"),
         ({"chain_index": np.array(list("AABB"))}, "chain_index: expected an array of numbers, received dtype <U1"),
         ({"trajectory": np.array([0, 0.5, 1])}, "trajectory: expected integers"),
@@ -159,6 +181,24 @@ def test_arrays_of_a_wrong_kind_are_named(tmp_path, changed, message):
     with pytest.raises(UserError, match=message) as error:
         read_frames(tmp_path / "a.npz")
     assert "\n" not in str(error.value)
+
+
+def test_weights_of_an_npz_file_count_and_arrays_that_are_not_read_are_told(tmp_path, trp_cage_file, caplog):
+    arrays = dict(np.load(trp_cage_file))
+    half = np.arange(len(arrays["positions"])) % 2 == 0
+    np.savez(tmp_path / "half.npz", **{key: value[half] if np.shape(value)[:1] == half.shape else value for key, value in arrays.items()})
+    np.savez(tmp_path / "weighted.npz", **arrays, weight=np.where(half, 1.0, 1e-6))
+    config = PriorConfig.parse({"bootstrap_samples": 0, "angle": None, "dihedral": None}, "test")
+    half, weighted = (fit(*read_frames(tmp_path / f"{name}.npz")[:1], config, SPECIES) for name in ("half", "weighted"))
+    for key, value in half.arrays["bond"].items():
+        np.testing.assert_allclose(weighted.arrays["bond"][key], value, rtol=1e-4)
+    assert not caplog.records
+    np.savez(tmp_path / "other.npz", **arrays, weights=np.ones(3), force=np.ones(3))
+    read_frames(tmp_path / "other.npz")
+    assert "other.npz: not read: force, weights; arrays that are read: positions, residue_names," in caplog.text
+    np.savez(tmp_path / "zero.npz", **arrays, weight=np.zeros(len(arrays["positions"])))
+    with pytest.raises(UserError, match=r"zero\.npz: weight must be above 0"):
+        read_frames(tmp_path / "zero.npz")
 
 
 def test_files_that_are_no_npz_give_one_line(tmp_path, trp_cage_file):

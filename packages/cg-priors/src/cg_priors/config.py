@@ -1,6 +1,7 @@
 """What a fit is told."""
 
-from typing import Literal
+import itertools
+from typing import Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -102,4 +103,15 @@ class PriorConfig(Configuration):
     """Resamples of whole blocks of trajectories behind every standard error; fewer than 2: none."""
     pair_frames: int = Field(default=200, ge=1)
     """Frames of one block whose non-bonded distances are looked at, evenly spaced."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
+
+    @pydantic.field_validator("temperature_kelvin")
+    @classmethod
+    def _apart(cls, chosen: Any) -> Any:
+        if isinstance(chosen, tuple):
+            if not chosen:
+                raise ValueError("expected at least one temperature, one number, all or null")
+            near = [pair for pair in itertools.pairwise(sorted(chosen)) if pair[1] - pair[0] < 1]
+            if near:
+                raise ValueError(f"expected temperatures at least 1 K apart, found {near[0][0]:g} and {near[0][1]:g} K")
+        return chosen

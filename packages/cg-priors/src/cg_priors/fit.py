@@ -128,6 +128,11 @@ def fit_at(
     pooled = [name for name in wanted if not needs_keys(getattr(config, name))]
     histograms = accumulate(frames, wanted, species_names, config.pair_frames, pooled)
     if "bond" in histograms:
+        require(
+            bool(histograms["bond"].counts.size),
+            "bond: expected consecutive residues of one chain, the frames have none: check residue_index, chain_index, and that positions "
+            "are angstrom; bond=null fits beads without bonds",
+        )
         check_bonds(histograms["bond"])
     terms: dict[str, Term] = {}
     arrays: dict[str, Row] = {}

@@ -1,6 +1,9 @@
 """Coordinates to fit from: a dataset folder, plain arrays in an NPZ file, or anything MDAnalysis reads."""
 
 import importlib
+import inspect
+import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,12 @@ import numpy as np
 
 from cg_data.contracts import BeadFrames
 from cg_data.errors import UserError, require
-from cg_data.mapping import RESIDUE_SPECIES, residue_species
+from cg_data.mapping import RESIDUE_SPECIES, RESIDUE_VARIANTS, residue_species
 from cg_data.store import open_dataset
 from cg_priors.fit import split_frames
 from cg_priors.parameters import read_npz
+
+logger = logging.getLogger(__name__)
 
 LARGEST_LINK_ANGSTROM = 5.0
 """Consecutive beads further apart than this in the first frame are of different segments, where nothing else tells."""
@@ -44,7 +49,10 @@ def read_frames(
     arrays = read_npz(path, remedy="write it with numpy.savez")
     for name in ("positions", "residue_names"):
         require(name in arrays, f"{path}: expected an array {name!r}, received {', '.join(sorted(arrays)) or 'none'}: add it")
-    known = ("positions", "residue_names", "forces", "temperature_kelvin", "residue_index", "chain_index", "trajectory")
+    known = [name for name in inspect.signature(frames_from_arrays).parameters if name != "where"]
+    unread = sorted(set(arrays) - set(known))
+    if unread:
+        logger.warning("%s: not read: %s; arrays that are read: %s", path, ", ".join(unread), ", ".join(known))
     values: dict[str, Any] = {name: arrays[name] for name in known if name in arrays}
     if "temperature_kelvin" not in values and temperature_kelvin is not None:
         values["temperature_kelvin"] = np.asarray(temperature_kelvin)
@@ -64,6 +72,7 @@ def frames_from_arrays(
     residue_index: Any = None,
     chain_index: Any = None,
     trajectory: Any = None,
+    weight: Any = None,
     where: str = "arrays",
 ) -> BeadFrames:
     """Return checked frames of one molecule from plain arrays.
@@ -71,7 +80,7 @@ def frames_from_arrays(
     positions [n_frames, n_beads, 3] angstrom; residue_names [n_beads] three-letter names; temperature_kelvin a number or
     [n_frames]; forces like positions, kcal/mol/angstrom; residue_index [n_beads], by default counted; chain_index [n_beads], by
     default one chain broken where residue_index starts again and where beads of consecutive residues are more than 5 angstrom
-    apart in the first frame; trajectory [n_frames], by default one.
+    apart in the first frame; trajectory [n_frames], by default one; weight [n_frames] above 0, by default 1 each.
     """
     positions = np.asarray(_numbers(positions, "positions", where), np.float32)
     species = _species(residue_names, where)
@@ -100,6 +109,7 @@ def frames_from_arrays(
         chain_index=chains,
         temperature=np.broadcast_to(temperature.astype(np.float32), (n_frames,)).copy(),
         trajectory=np.zeros(n_frames, np.int32) if trajectory is None else _integers(trajectory, n_frames, "trajectory", where),
+        weight=None if weight is None else np.asarray(_numbers(weight, "weight", where), np.float32),
     ).check(where)
 
 
@@ -132,7 +142,8 @@ def _species(residue_names: Any, where: str) -> np.ndarray:
     try:
         return np.array([RESIDUE_SPECIES.index(residue_species(name)) for name in names], np.int32)
     except UserError as error:
-        raise UserError(f"{where}: residue_names: {error}") from None
+        # What follows is an option of cg-data.
+        raise UserError(f"{where}: residue_names: {str(error).partition(';')[0]}: rename it in the data") from None
 
 
 def _segments(first: np.ndarray, residue_index: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -165,11 +176,15 @@ def _read_mdanalysis(path: Path, topology: Path | None, temperature_kelvin: floa
         f"{path}: trajectories do not state their temperature: give temperature_kelvin=... (plot: --temperature)",
     )
     try:
-        universe = analysis.Universe(*map(str, files))
-        atoms = universe.select_atoms("protein and name CA")
-        # Alternative locations: one bead a residue.
-        atoms = atoms[np.sort(np.unique(atoms.resindices, return_index=True)[1])]
-        frames = [atoms.positions.astype(np.float32) for _ in universe.trajectory] if len(atoms) else []
+        with warnings.catch_warnings():
+            # Of MDAnalysis to its own users.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            universe = analysis.Universe(*map(str, files))
+            # It does not know every modified residue that we do, such as SEP; a bead left out would be a gap in the chain.
+            atoms = universe.select_atoms(f"name CA and (protein or resname {' '.join(RESIDUE_VARIANTS)})")
+            # Alternative locations: one bead a residue.
+            atoms = atoms[np.sort(np.unique(atoms.resindices, return_index=True)[1])]
+            frames = [atoms.positions.astype(np.float32) for _ in universe.trajectory] if len(atoms) else []
     except READER_ERRORS as error:
         together = "" if topology is None else f" with the topology {topology}"
         # Its messages go on to list every format it knows.

@@ -29,6 +29,8 @@ def fit_and_write(
         check_plots(plots)
     config = PriorConfig.load(config_file, overrides)
     chosen = config.temperature_kelvin
+    if isinstance(chosen, tuple) and len(chosen) == 1:
+        (chosen,) = chosen
     frames, species_names = read_frames(data, split, topology, chosen if isinstance(chosen, float) else None)
     prior, histograms = fit_and_histograms(frames, config, species_names)
     source = {"data": data.name, **({"split": split} if data.is_dir() else {})}
