@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .workspace import MAY_IMPORT, PACKAGES, ROOT, attempt, project, run
+from .workspace import MAY_IMPORT, PACKAGES, ROOT, attempt, project, run, uv
 
 WORKFLOWS = ROOT / ".github" / "workflows"
 
@@ -157,16 +157,58 @@ def test_release_build_checks_the_tag_before_it_builds() -> None:
     assert "twine check --strict" in steps[2]
 
 
-def check_tag(*arguments: str) -> tuple[int, str]:
+def test_release_build_runs_the_tests_with_the_lowest_members_that_the_wheel_accepts(tmp_path: Path) -> None:
+    *_, export, lowest, tests = commands("build-release")
+    assert "--only-group test" in export
+    assert tests.startswith("uv run --isolated --no-project --with dist/*.whl --with-requirements wanted.txt pytest")
+    run([uv(), "build", "--quiet", "--wheel", "--package", "cg-models", "--out-dir", tmp_path / "dist"])
+    run(["bash", "-c", lowest], cwd=tmp_path)
+    bounds = [re.fullmatch(r"(cg-\w+)>=([\d.]+),<[\d.]+", line) for line in project("cg-models")["project"]["dependencies"]]
+    expected = sorted(f"{found.group(1)}=={found.group(2)}" for found in bounds if found)
+    assert len(expected) == 2
+    assert sorted((tmp_path / "wanted.txt").read_text().split()) == expected
+
+
+def check_tag(*arguments: str, root: Path = ROOT) -> tuple[int, str]:
     """Run the tag check and return its status and what it said."""
-    done = attempt([sys.executable, ".github/scripts/check_tag.py", *arguments])
+    done = attempt([sys.executable, root / ".github" / "scripts" / "check_tag.py", *arguments])
     return done.returncode, done.stdout + done.stderr
 
 
+def with_changelog(package: str, changelog: str, folder: Path) -> Path:
+    """Return a tree in which a package has another changelog, so far as the tag check reads it."""
+    for path in (Path(".github/scripts/check_tag.py"), Path("packages", package, "pyproject.toml")):
+        (folder / path).parent.mkdir(parents=True)
+        (folder / path).write_text((ROOT / path).read_text())
+    (folder / "packages" / package / "CHANGELOG.md").write_text(changelog)
+    return folder
+
+
 @pytest.mark.parametrize("package", PACKAGES)
-def test_tag_of_the_current_version_passes(package: str) -> None:
+def test_tag_of_the_current_version_passes_with_its_day_in_the_changelog(package: str, tmp_path: Path) -> None:
     version = project(package)["project"]["version"]
-    assert check_tag(f"{package}-v{version}", "--package", package) == (0, f"{package} {version}\n")
+    root = with_changelog(package, f"# Changelog\n\n## {version} (2026-01-31)\n\n- All of it.\n", tmp_path)
+    assert check_tag(f"{package}-v{version}", "--package", package, root=root) == (0, f"{package} {version}\n")
+
+
+@pytest.mark.parametrize(
+    ("headings", "said"),
+    [
+        (["## VERSION (unreleased)"], "expected the day of the release"),
+        (["## VERSION"], "expected the day of the release"),
+        (["## Unreleased", "## VERSION (2026-01-31)"], "'## Unreleased': expected no such section"),
+        (["## VERSION.1 (2026-01-31)"], "has no section"),
+    ],
+)
+def test_tag_of_a_version_that_the_changelog_does_not_describe_as_released_is_refused(
+    headings: list[str], said: str, tmp_path: Path
+) -> None:
+    version = project("cg-data")["project"]["version"]
+    root = with_changelog("cg-data", "\n\n".join(headings).replace("VERSION", version), tmp_path)
+    code, text = check_tag(f"cg-data-v{version}", root=root)
+    assert code == 1
+    assert said in text
+    assert text.count("\n") == 1
 
 
 @pytest.mark.parametrize(

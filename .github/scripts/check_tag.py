@@ -1,4 +1,4 @@
-"""Check that a release tag names a package of the workspace, its version, and a version that its changelog describes.
+"""Check that a release tag names a package of the workspace, its version, and a version that its changelog describes with a date.
 
     python .github/scripts/check_tag.py cg-priors-v0.1.0 [--package cg-priors]
 
@@ -28,8 +28,16 @@ def problem_with(tag: str, package: str | None) -> str | None:
     declared = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["version"]
     if declared != version:
         return f"tag {tag!r}: packages/{name}/pyproject.toml has version {declared}: tag that commit, or set the version first"
-    if not re.search(rf"^## \[?{re.escape(version)}\b", (folder / "CHANGELOG.md").read_text(), re.MULTILINE):
+    headings = re.findall(r"^## .*$", (folder / "CHANGELOG.md").read_text(), re.MULTILINE)
+    mine = [heading for heading in headings if re.match(rf"## \[?{re.escape(version)}(?![\w.])", heading)]
+    if not mine:
         return f"tag {tag!r}: packages/{name}/CHANGELOG.md has no section {version}"
+    if not re.search(r"\b\d{4}-\d{2}-\d{2}\b", mine[0]):
+        wanted = f"expected the day of the release, for example '## {version} (2026-01-31)'"
+        return f"tag {tag!r}: packages/{name}/CHANGELOG.md: {mine[0]!r}: {wanted}"
+    unreleased = [heading for heading in headings if "unreleased" in heading.lower()]
+    if unreleased:
+        return f"tag {tag!r}: packages/{name}/CHANGELOG.md: {unreleased[0]!r}: expected no such section: what it lists is in this release"
     return None
 
 
