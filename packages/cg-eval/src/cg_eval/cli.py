@@ -50,7 +50,7 @@ def forces(
     frames: Annotated[int | None, typer.Option(help="A random choice of so many frames per split.")] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Compare forces with a data set's, beside the zero model and the prior; table, JSON, CSV and figures."""
+    """Compare forces with those of a data set. Beside the zero model and the prior; table, JSON, CSV and figures."""
     _evaluate(bundle, dataset, output, config, _options({"part": part, "splits": split, "frames": frames}, overrides))
 
 
@@ -62,7 +62,7 @@ def whole_dataset(
     overrides: Overrides = None,
     config: ConfigOption = None,
 ) -> None:
-    """Compare forces on all frames of all splits of a data set of any size, over all devices; the report of `forces`."""
+    """Compare forces on all frames of a data set. All splits, of any size, over all devices; the report of `forces`."""
     from cg_data.split import SPLITS
 
     _evaluate(bundle, dataset, output, config, _options({"splits": list(SPLITS)}, overrides))
@@ -77,7 +77,7 @@ def simulate(
     domain: DomainOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Simulate replicas of domains, or of a PDB's chain; one folder each with HDF5, DCD, PDB and a summary.
+    """Simulate replicas of domains, or of a PDB's chain. One folder each with HDF5, DCD, PDB and a summary.
 
     The same command goes on where it was killed, and skips what is finished.
     """
@@ -145,7 +145,7 @@ def compare(
     domain: DomainOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Compare what simulations visit with a data set: distributions, surfaces, contacts, fluctuations, beside its own noise."""
+    """Compare what simulations visit with a data set. Distributions, surfaces, contacts, fluctuations, beside its own noise."""
     from cg_data.store import open_dataset
     from cg_eval.compare import CompareConfig, choose_compared, compare_simulation
     from cg_eval.simulation import load_simulation
@@ -188,7 +188,7 @@ def ensemble(
     output: OutputOption,
     config: ConfigOption = None,
 ) -> None:
-    """Take the spread of an ensemble's forces as uncertainty: calibration against errors, and the frames it is least sure of."""
+    """Take the spread of an ensemble as uncertainty. Calibration against errors, and the frames it is least sure of."""
     from cg_data.store import open_dataset
     from cg_eval.ensemble import EnsembleConfig, evaluate_ensemble, load_members
 
@@ -209,7 +209,7 @@ def scaling(
     ],
     output: OutputOption,
 ) -> None:
-    """Fit the laws of Amdahl and Gustafson to times of an epoch on different numbers of devices.
+    """Fit Amdahl's and Gustafson's laws to times of an epoch. One time for each number of devices.
 
     A CSV has the columns devices and time, one line per run.
     """
@@ -226,7 +226,7 @@ def report(
     folders: Annotated[list[Path], typer.Argument(help="Output folders of the other verbs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
 ) -> None:
-    """Gather tables and figures into one HTML page that needs nothing else."""
+    """Gather tables and figures into one HTML page. It needs nothing else."""
     from cg_eval.report import write_report
 
     require(not output.is_dir(), f"{output}: is a folder; expected the HTML file to write, for example {output / 'report.html'}")

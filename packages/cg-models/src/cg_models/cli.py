@@ -29,7 +29,7 @@ def describe(
     target: Annotated[str, typer.Argument(metavar="BACKBONE[:SIZE] | CONFIG | BUNDLE", help="What to describe.")],
     overrides: Overrides = None,
 ) -> None:
-    """Show a model's options, number of parameters, receptive field and cost per edge."""
+    """Show what a model is and costs. Options, number of parameters, receptive field and cost per edge."""
     from cg_models.describe import describe as run
 
     typer.echo(run(target, overrides or []))

@@ -50,7 +50,7 @@ def fit(
 
 @app.command(epilog="Example: cg-priors check prior.yaml")
 def check(prior: Prior) -> None:
-    """Say whether a prior is physical: coefficients, confinement, barriers, weights, temperature."""
+    """Say whether a prior is physical. Coefficients, confinement, barriers, weights and temperature are looked at."""
     from cg_priors.parameters import load_prior
     from cg_priors.report import describe
 
@@ -67,7 +67,7 @@ def plot(
     split: Split = "train",
     temperature_kelvin: Annotated[float | None, typer.Option("--temperature", help="That of data that do not state theirs, K.")] = None,
 ) -> None:
-    """Draw a prior: histograms of the data, Boltzmann densities, potentials."""
+    """Draw a prior. Histograms of the data, Boltzmann densities and potentials."""
     from cg_priors.report import plot_files
 
     for path in plot_files(prior, data, output, topology, split, temperature_kelvin):
