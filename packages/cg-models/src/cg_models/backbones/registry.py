@@ -7,10 +7,6 @@ from typing import Any
 
 from cg_data.configuration import Configuration
 from cg_data.errors import require
-from cg_models.backbones.allegro import config as allegro
-from cg_models.backbones.mace import config as mace
-from cg_models.backbones.painn import config as painn
-from cg_models.backbones.pair import config as pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +30,17 @@ class Backbone:
         return network
 
 
+def _backbone(kind: str, reach: Callable[[Any], int]) -> Backbone:
+    """Return the backbone in the folder of that name; of its `config.py`, `<Kind>Config` and `SIZES`."""
+    options = importlib.import_module(f"cg_models.backbones.{kind}.config")
+    return Backbone(getattr(options, f"{kind.capitalize()}Config"), options.SIZES, reach)
+
+
 BACKBONES = (
-    Backbone(allegro.AllegroConfig, allegro.SIZES, reach=lambda config: 1),
-    Backbone(mace.MaceConfig, mace.SIZES, reach=lambda config: config.layers),
-    Backbone(painn.PainnConfig, painn.SIZES, reach=lambda config: config.layers),
-    Backbone(pair.PairConfig, pair.SIZES, reach=lambda config: 1),
+    _backbone("allegro", reach=lambda config: 1),
+    _backbone("mace", reach=lambda config: config.layers),
+    _backbone("painn", reach=lambda config: config.layers),
+    _backbone("pair", reach=lambda config: 1),
 )
 
 
