@@ -87,19 +87,24 @@ RESIDUE_VARIANTS: dict[str, str] = {
 """Protonation variants and modified residues, each with the residue whose species it takes."""
 
 
-def residue_species(name: str) -> str:
-    """Return the canonical three-letter name of a residue or one of its variants.
+def standard_residue(name: str) -> str:
+    """Return the standard name of a residue or one of its variants, in capitals; that of an unknown one as it is."""
+    capitals = name.strip().upper()
+    return RESIDUE_VARIANTS.get(capitals, capitals)
 
-    Raises `UserError` naming the residue where it is not known.
+
+def residue_species(name: str, remedy: str = "rename it in the data") -> str:
+    """Return the standard three-letter name of a residue or one of its variants.
+
+    Raises `UserError`, with the remedy, naming the residue where it is not known.
     """
-    canonical = name.strip().upper()
-    canonical = RESIDUE_VARIANTS.get(canonical, canonical)
-    if canonical not in RESIDUE_MASSES_AMU:
+    standard = standard_residue(name)
+    if standard not in RESIDUE_MASSES_AMU:
         raise UserError(
             f"residue {name!r} is not an amino acid this package knows: expected one of {', '.join(RESIDUE_SPECIES)} "
-            "or a variant such as HSD, CYX, MSE; map it with residue_variants"
+            f"or a variant such as HSD, CYX, MSE: {remedy}"
         )
-    return canonical
+    return standard
 
 
 CHARGE_CLASSES: dict[str, str] = {
@@ -260,6 +265,6 @@ def bead_residues(atoms: AtomTable, where: str) -> np.ndarray:
 def canonical_name(name: str, config: MappingConfig, where: str) -> str:
     """Return a residue's standard name, by the options' own variants first; `UserError` naming `where` for an unknown one."""
     try:
-        return residue_species(config.residue_variants.get(name, name))
+        return residue_species(config.residue_variants.get(name, name), "map it with residue_variants")
     except UserError as error:
         raise UserError(f"{where}: {error}") from None

@@ -168,6 +168,7 @@ def compare(
     )
     for name in names:
         _refuse_existing(output / name)
+    for name in names[1:]:  # the first one's faults are told when it is compared, before any work
         choose_compared(load_simulation(simulations / name), data, settings.reference or name, settings)
     for name in names:
         comparison = compare_simulation(load_simulation(simulations / name), data, name, settings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cg_data.contracts import Array, BeadFrames, BeadGraph, Params, check_numbers
+from cg_data.contracts import BeadFrames, BeadGraph, Params, check_numbers
 from cg_data.errors import require
 from cg_data.store import Dataset
 from cg_data.topology import frame_graph
@@ -63,8 +63,9 @@ def predict_forces(
         forces: Forces = {name: np.stack([frame[name] for frame in of_frames]) for name in of_frames[0]}
         frames = dataset.frames(domain, numbers=False).select(indices)
         for name in ("forces", "force_error"):
-            if (values := getattr(frames, name)) is not None:
-                _check_each(values, name, f"{dataset.path}: {domain}", indices)
+            values = getattr(frames, name)
+            for place, index in enumerate(indices if values is not None else ()):
+                check_numbers(values[place : place + 1], name, f"{dataset.path}: {domain}", int(index))
         yield DomainForces(domain, frames, forces)
 
 
@@ -95,7 +96,7 @@ def _graphs(bundle: "Bundle", dataset: Dataset, chosen: Sequence[tuple[str, np.n
         frames = dataset.frames(domain, numbers=False)
         for index in indices:
             positions = np.asarray(frames.positions[index])
-            _check_each(positions[None], "positions", f"{dataset.path}: {domain}", [index])
+            check_numbers(positions[None], "positions", f"{dataset.path}: {domain}", int(index))
             yield frame_graph(
                 positions,
                 species[frames.species],
@@ -103,12 +104,6 @@ def _graphs(bundle: "Bundle", dataset: Dataset, chosen: Sequence[tuple[str, np.n
                 frames.chain_index,
                 bundle.cutoff_angstrom,
             )
-
-
-def _check_each(values: Array, name: str, where: str, indices: Iterable[int]) -> None:
-    """Raise `UserError` at the first of some frames whose numbers are not what they may be; indices: their places in the domain."""
-    for index, of_frame in zip(indices, values, strict=True):
-        check_numbers(of_frame[None], name, where, int(index))
 
 
 def _plan(bundle: "Bundle", dataset: Dataset, chosen: Sequence[tuple[str, np.ndarray]], beads_per_batch: int) -> "Budget":

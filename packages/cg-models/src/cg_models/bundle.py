@@ -67,14 +67,13 @@ class Bundle:
 
     def species_index(self, names: Sequence[str]) -> np.ndarray:
         """Return the species of residue names, [n] int32; `UserError` naming the first that this model was not trained on."""
-        from cg_data.mapping import RESIDUE_VARIANTS
+        from cg_data.mapping import standard_residue
 
         known = {name: index for index, name in enumerate(self.species_names)}
         indices = []
         for name in names:
-            residue = name.strip().upper()
-            found = next((one for one in (name, residue, RESIDUE_VARIANTS.get(residue)) if one in known), None)
-            if found is None:
+            found = name if name in known else standard_residue(name)
+            if found not in known:
                 raise UserError(
                     f"model: species {name!r} is not in it; expected some of {', '.join(self.species_names)}: train on data with it"
                 )

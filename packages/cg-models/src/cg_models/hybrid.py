@@ -16,6 +16,7 @@ from cg_models.config import ModelConfig
 from cg_models.forces import energy_and_forces
 from cg_models.graph import flat
 from cg_models.memory import keep_freed_memory
+from cg_models.precision import require_precision
 from cg_models.shell import backbone_transform
 from cg_models.statistics import ModelStatistics
 from cg_priors.energy import prior_energy_terms
@@ -124,10 +125,7 @@ def build_model(
         parts["prior"] = _prior_part(prior)
     transform = None
     if config.mode != "prior":
-        require(
-            jax.dtypes.canonicalize_dtype(config.precision) == config.precision,
-            f"model: precision {config.precision}, but JAX runs in 32 bits: set the environment variable JAX_ENABLE_X64=1",
-        )
+        require_precision(config.precision)
         n_offsets = len(statistics.species_offsets or species_names)
         require(n_offsets == len(species_names), f"model: expected {len(species_names)} species offsets, received {n_offsets}")
         transform = backbone_transform(config, len(species_names), statistics)

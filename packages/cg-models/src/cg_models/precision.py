@@ -9,10 +9,19 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.extend.core.primitives import dot_general_p
 
 from cg_data.contracts import Array, BeadGraph, EnergyFn, Params
+from cg_data.errors import require
 
 FULL = jax.lax.Precision.HIGHEST
 """Products in the precision of their operands. JAX's default lets a GPU round float32 operands to TensorFloat-32, 10 bits."""
 INLINED = ("jit", "pjit", "closed_call", "custom_vjp_call", "remat2", "checkpoint")
+
+
+def require_precision(precision: str) -> None:
+    """Raise `UserError` where JAX would compute in float32 what is asked for in float64."""
+    require(
+        jax.dtypes.canonicalize_dtype(precision) == precision,
+        f"model: precision {precision}, but JAX runs in 32 bits: set the environment variable JAX_ENABLE_X64=1",
+    )
 
 
 def low_precision(energy: EnergyFn, matmul: str) -> EnergyFn:

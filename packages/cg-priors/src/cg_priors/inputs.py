@@ -142,8 +142,7 @@ def _species(residue_names: Any, where: str) -> np.ndarray:
     try:
         return np.array([RESIDUE_SPECIES.index(residue_species(name)) for name in names], np.int32)
     except UserError as error:
-        # What follows is an option of cg-data.
-        raise UserError(f"{where}: residue_names: {str(error).partition(';')[0]}: rename it in the data") from None
+        raise UserError(f"{where}: residue_names: {error}") from None
 
 
 def _segments(first: np.ndarray, residue_index: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from cg_data.errors import UserError, require
 from cg_data.store import Dataset
 from cg_models.graph import pack, plan_budget
 from cg_models.hybrid import Model, build_model, match_force_scale
+from cg_models.precision import require_precision
 from cg_models.statistics import ModelStatistics
 from cg_priors.parameters import PriorParameters
 from cg_train import checkpoint
@@ -63,10 +64,7 @@ def prepare(
     """
     config, output, dataset, prior, mesh = inputs.config, inputs.output, inputs.dataset, inputs.prior, inputs.mesh
     dtype = np.dtype(config.model.precision)
-    require(
-        dtype != np.float64 or bool(jax.config.read("jax_enable_x64")),
-        "model.precision is float64, but JAX runs in 32 bits: set the environment variable JAX_ENABLE_X64=1",
-    )
+    require_precision(config.model.precision)
     cutoff = max(config.model.cutoff_angstrom if config.model.mode != "prior" else 0.0, prior.cutoff_angstrom if prior else 0.0)
     training, validation = _sources(dataset, config, cutoff)
     _check_labels(config, training)
